@@ -1,0 +1,90 @@
+# `make demo` and `make test` are the two commands to know. Both make the environment in .venv when it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+export PATH := $(abspath $(BIN)):$(PATH)
+
+CLIP := live2diff_nb/assets/demo.mp4
+STYLES ?= "starry night" "watercolour" "etching"
+NOTEBOOK := nbs/tutorials/live.ipynb
+
+.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme docs bench weights clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     translate the bundled clip in three styles"
+	@echo "make live     open the live notebook in JupyterLab"
+	@echo "make test     every check: exports, notebooks, site, pytest"
+	@echo "make docs     build the site in _docs/"
+	@echo "make bench    measure speed and memory on this machine"
+	@echo "make weights  train the bundled model again (hours)"
+	@echo "make prepare  after editing a notebook: export, clean, copy, README"
+	@echo "make clean    remove what the commands above made, except .venv"
+
+# ---- environments: one stamp file each, so nothing is installed twice -------------------------------------------------
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: settings.ini setup.py $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing into $(VENV) (PyTorch is large: the first time takes a few minutes) ..."
+	$(PIP) --quiet -e .
+	@touch $@
+
+$(VENV)/.dev: settings.ini setup.py $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing into $(VENV), with the tools for tests and docs ..."
+	$(PIP) --quiet -e ".[dev]"
+	@touch $@ $(VENV)/.run
+
+# ---- use --------------------------------------------------------------------------------------------------------------
+demo: $(VENV)/.run
+	@mkdir -p out
+	@for style in $(STYLES); do \
+	  name="out/$$(echo $$style | tr ' ' '_').mp4"; echo; echo "== $$style"; \
+	  live2diff-nb translate $(CLIP) "$$name" --prompt "$$style" --side-by-side || exit 1; \
+	done
+	@echo; echo "Done. Input on the left, output on the right:"; ls out/*.mp4 | sed "s|^|  $(CURDIR)/|"
+	@echo "To play with it live, in the browser:  make live"
+
+live: $(VENV)/.run
+	$(BIN)/jupyter lab $(NOTEBOOK)
+
+# ---- checks: all of them run, pytest last, and any failure fails the whole -----------------------------------------------
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --keep-going check-export check-notebooks check-pytest
+
+check-export: $(VENV)/.dev
+	@echo "== exports, clean notebooks, README"
+	$(BIN)/python tests/check_export.py
+
+check-notebooks: $(VENV)/.dev
+	@echo "== notebooks"
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+
+check-pytest: $(VENV)/.dev
+	@echo "== pytest"
+	$(BIN)/python -m pytest tests
+
+# ---- for developers -----------------------------------------------------------------------------------------------------
+prepare: $(VENV)/.dev
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	cp $(NOTEBOOK) live2diff_nb/assets/live.ipynb
+	$(BIN)/python nbs/_site.py readme
+
+readme: $(VENV)/.dev
+	$(BIN)/python nbs/_site.py readme
+
+docs: $(VENV)/.dev
+	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/python nbs/_site.py build; fi
+	@echo "Open $(CURDIR)/_docs/index.html"
+
+bench: $(VENV)/.dev
+	$(BIN)/python tests/bench.py
+
+weights: $(VENV)/.dev
+	$(BIN)/python -m live2diff_nb.train
+
+clean:
+	rm -rf _docs _proc build dist out *.egg-info .pytest_cache

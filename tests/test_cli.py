@@ -1,0 +1,160 @@
+"""The command line with the real pipeline: what it writes, what it says, and how it stops."""
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from live2diff_nb.cli import main, make_parser, parse_size, percentile, summary
+from live2diff_nb.video import demo_clip, open_sink, open_source
+
+COMMAND = [sys.executable, "-m", "live2diff_nb.cli"]
+
+
+def frames_of(path): return np.stack(list(open_source(path)))
+
+
+@pytest.fixture(scope="module")
+def translated(tmp_path_factory):
+    "One run of ten frames that several tests look at: (exit code, folder of PNGs)."
+    out = tmp_path_factory.mktemp("cli") / "out"
+    return main(["translate", "demo", str(out), "--limit", "10", "--seed", "3"]), out
+
+
+def test_one_frame_out_per_frame_in(translated):
+    code, out = translated
+    frames = frames_of(out)
+    assert code == 0 and frames.shape == (10, 256, 256, 3)
+    assert np.abs(frames.astype(int) - frames_of(demo_clip())[:10]).mean() > 2 # it did something
+
+
+def test_same_seed_same_frames(translated, tmp_path):
+    for seed, same in ("3", True), ("4", False):
+        assert main(["translate", "demo", str(tmp_path / seed), "--limit", "10", "--seed", seed]) == 0
+        assert (frames_of(tmp_path / seed) == frames_of(translated[1])).all() == same
+
+
+def test_mp4_side_by_side_with_summary(tmp_path, capsys):
+    out = tmp_path / "new" / "out.mp4"
+    assert main(["translate", "demo", str(out), "--limit", "9", "--side-by-side", "--fps", "12", "--steps", "1"]) == 0
+    source = open_source(out)
+    frames = list(source)
+    assert len(frames) == 9 and frames[0].shape == (256, 512, 3) and source.fps == 12
+    assert np.abs(frames[0][:, :256].astype(int) - next(iter(open_source("demo")))).mean() < 6
+    said = capsys.readouterr()
+    for part in ("frames       9 in", "frames/s", "first frame", "p50", "p95", "MB", "decode", "depth", "vae", "unet", "encode", "other", str(out)):
+        assert part in said.out
+    assert "9/9" in said.err and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("extra", [["--size", "128"], ["--size", "192x128"]])
+def test_size_and_folder_in(tmp_path, extra):
+    with open_sink(tmp_path / "in") as sink:
+        for frame in open_source("demo", limit=9): sink.write(frame[:200, :231])
+    out = tmp_path / "out.mp4"
+    assert main(["translate", str(tmp_path / "in"), str(out), *extra]) == 0
+    height, width = parse_size(extra[1])
+    assert frames_of(out).shape == (9, height, width, 3)
+
+
+def test_truncated_input_is_warned_about_and_done(tmp_path, capsys):
+    data = demo_clip().read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 4])
+    assert main(["translate", str(tmp_path / "cut.mp4"), str(tmp_path / "out.mp4"), "--steps", "1"]) == 0
+    said = capsys.readouterr().err
+    count = int(re.search(r"live2diff-nb: warning: .* is cut off or damaged: (\d+) of 120", said)[1])
+    assert len(frames_of(tmp_path / "out.mp4")) == count > 0 and "Traceback" not in said
+
+
+@pytest.mark.parametrize("words, says", [
+    ("", "required"),
+    ("fly", "invalid choice"),
+    ("translate demo", "OUT"),
+    ("translate none.mp4 {out}", "there is no file or folder none.mp4"),
+    ("translate {text} {out}", "holds no video"),
+    ("translate {bare} {out}", "holds no images"),
+    ("translate 99 {out}", "camera 99 cannot be opened"),
+    ("translate {clip} {clip}", "is the input"),
+    ("translate demo {out}.avi", "cannot write .avi"),
+    ("translate demo {text}/out.mp4", "cannot be written"),
+    ("translate demo {out} --wings", "--wings"),
+    ("translate demo {out} --steps 0", "steps"),
+    ("translate demo {out} --steps two", "--steps"),
+    ("translate demo {out} --strength 1.5", "strength"),
+    ("translate demo {out} --strength -0.1", "strength"),
+    ("translate demo {out} --style nosuchstyle", "style"),
+    ("translate demo {out} --weights nosuchweights", "weights"),
+    ("translate demo {out} --size 100x37", "37"),
+    ("translate demo {out} --size 0", "size"),
+    ("translate demo {out} --size big", "is not a size"),
+    ("translate demo {out} --limit 0", "limit"),
+    ("translate demo {out} --start 1000", "gave no frame"),
+    ("translate demo {out} --fps 0", "fps"),
+    ("translate demo {out} --fps -3", "fps"),
+    ("translate demo {out} --device toaster", "toaster"),
+    ("info --weights nosuchweights", "weights"),
+])
+def test_mistakes_get_one_sentence(tmp_path, capfd, words, says):
+    (tmp_path / "text.txt").write_text("no film\n" * 500)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "clip.mp4").write_bytes(demo_clip().read_bytes())
+    names = dict(out=tmp_path / "out.mp4", text=tmp_path / "text.txt", bare=tmp_path / "bare", clip=tmp_path / "clip.mp4")
+    assert main([word.format(**names) for word in words.split()]) == 2
+    said = [line for line in capfd.readouterr().err.splitlines() if "live2diff-nb" in line]
+    assert len(said) == 1 and said[0].startswith("live2diff-nb: error: ") and says.lower() in said[0].lower()
+    assert not (tmp_path / "out.mp4").exists() and (tmp_path / "clip.mp4").stat().st_size > 100_000
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    for part in ("PyTorch", "threads", "weights", "MB", "styles", "memory"): assert part in said
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = "import sys, live2diff_nb.cli as c; c.main(['translate', '--help']); print('HEAVY' if {'torch', 'av', 'cv2', 'numpy'} & set(sys.modules) else 'LEAN')"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "--side-by-side" in said.stdout and said.stdout.endswith("LEAN\n") and said.stderr == ""
+
+
+def test_live_copies_the_notebook_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "call", lambda words: calls.append(words) or 0)
+    assert main(["live", "--no-browser"]) == 0
+    (tmp_path / "live.ipynb").write_text("mine")
+    assert main(["live"]) == 0 and (tmp_path / "live.ipynb").read_text() == "mine"
+    assert calls[0][1:] == ["-m", "jupyterlab", "live.ipynb", "--no-browser"] and calls[1][1:] == ["-m", "jupyterlab", "live.ipynb"]
+    monkeypatch.setattr("live2diff_nb.cli.find_spec", lambda name: None)
+    assert main(["live"]) == 2
+
+
+def test_numbers():
+    assert percentile(list(range(100)), 0.95) == 95 and percentile([7], 0.5) == 7
+    text = summary(10, 2.0, 1.5, [0.1] * 10, dict(decode=0.5, unet=1.0), "5 MB")
+    assert "10 in 2.0 s: 5.0 frames/s" in text and "decode 50.0, unet 100.0, other 50.0" in text and "p50 100 ms" in text
+    assert make_parser().parse_args(["info"]).size == (256, 256)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals as on Unix")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_playable_file(tmp_path, number):
+    out, began = tmp_path / "out.mp4", time.time()
+    run = subprocess.Popen([*COMMAND, "translate", "demo", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    os.set_blocking(run.stderr.fileno(), False)
+    said = ""
+    while not re.search(r"[1-9]\d*/120", said):
+        assert time.time() - began < 60 and run.poll() is None, said
+        said += (run.stderr.read() or b"").decode()
+        time.sleep(0.02)
+    run.send_signal(number)
+    printed = run.communicate(timeout=30)
+    frames = int(re.search(r"frames +(\d+) in", printed[0].decode())[1])
+    assert run.returncode == 130 and 0 < frames < 120 and len(frames_of(out)) == frames
+    assert b"Traceback" not in printed[1]
+    first = float(re.search(r"first frame +([\d.]+) s after the start", printed[0].decode())[1])
+    assert first < 60 # how fast it should be is measured by `bench`, not here
