@@ -64,7 +64,7 @@ check-notebooks: $(VENV)/.dev
 
 check-pytest: $(VENV)/.dev
 	@echo "== pytest"
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -rs --durations=10
 
 # ---- for developers -----------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev
@@ -81,7 +81,7 @@ docs: $(VENV)/.dev
 	@echo "Open $(CURDIR)/_docs/index.html"
 
 bench: $(VENV)/.dev
-	$(BIN)/python tests/bench.py
+	$(BIN)/live2diff-nb bench
 
 weights: $(VENV)/.dev
 	$(BIN)/python -m live2diff_nb.train

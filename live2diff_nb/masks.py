@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['MODES', 'temporal_mask', 'receptive_field']
 
-# %% ../nbs/01_masks.ipynb #6624244d
+# %% ../nbs/01_masks.ipynb #84a18c26
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_masks.ipynb #7aa8fd14
+# %% ../nbs/01_masks.ipynb #01af1811
 def _at_least(name: str, value: int, least: int) -> None:
     "Refuse a count that is no whole number or too small."
-    if isinstance(value, bool) or not isinstance(value, int): raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, Integral): raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least: raise ValueError(f"{name} must be at least {least}, got {value}")
 
-# %% ../nbs/01_masks.ipynb #f881d698
+# %% ../nbs/01_masks.ipynb #87804a65
 MODES = ("live2diff", "causal", "bidirectional", "windowed")
 
 def temporal_mask(
@@ -33,7 +35,7 @@ def temporal_mask(
     if mode == "windowed": return (i - j).abs() < window
     return (j <= i) | ((i < warmup) & (j < warmup))
 
-# %% ../nbs/01_masks.ipynb #ce091d0a
+# %% ../nbs/01_masks.ipynb #6f63bbc0
 def receptive_field(
     mask: Tensor, # (frames, frames) bool, as from `temporal_mask`
     layers: int, # temporal layers one after the other; with several denoising steps, layers x steps

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNSPECIFIED', 'BT709', 'IMAGES', 'check_frame', 'demo_clip', 'Source', 'probe_video', 'read_video', 'rgb_frame',
-           'natural_key', 'image_files', 'read_image', 'open_camera', 'synthetic_scene', 'open_file', 'open_source',
-           'resize_frame', 'side_by_side', 'Sink', 'FolderSink', 'pad_even', 'begin_mp4', 'VideoSink', 'open_sink',
-           'progress']
+           'natural_key', 'image_files', 'read_image', 'open_camera', 'draw_ball', 'synthetic_scene', 'open_file',
+           'open_frames', 'open_source', 'resize_frame', 'side_by_side', 'Sink', 'FolderSink', 'pad_even', 'begin_mp4',
+           'check_writable', 'VideoSink', 'open_sink', 'progress']
 
-# %% ../nbs/10_video.ipynb #51be9d41
+# %% ../nbs/10_video.ipynb #adaf9f0d
 import re
 import time
 import warnings
@@ -23,27 +23,28 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-# %% ../nbs/10_video.ipynb #73408c00
+# %% ../nbs/10_video.ipynb #66ce9485
 def check_frame(
     frame, # what should be a frame
 ) -> np.ndarray: # (H, W, 3) uint8
     "The frame itself, or a clear error."
     frame = np.asarray(frame)
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
-        raise ValueError(f"a frame must be an array (H, W, 3) of uint8, red first, not {frame.shape} of {frame.dtype}: convert it first")
+        raise ValueError(f"a frame must be an array (H, W, 3) of uint8, red first: convert this {frame.shape} of {frame.dtype}")
     return frame
 
-# %% ../nbs/10_video.ipynb #e72515ef
+# %% ../nbs/10_video.ipynb #863f6cac
 def demo_clip() -> Path:
     "The clip that comes with the library: 4.8 s of Big Buck Bunny, 256 x 256, (c) Blender Foundation, CC BY 3.0."
     return Path(str(resources.files("live2diff_nb") / "assets" / "demo.mp4"))
 
-# %% ../nbs/10_video.ipynb #c8435bad
+# %% ../nbs/10_video.ipynb #348d8631
 def _whole(name, value, least):
     if value is not None and (value != int(value) or value < least):
         raise ValueError(f"{name} must be a whole number of frames, {least} or more, not {value}")
     return value
 
+# %% ../nbs/10_video.ipynb #e7dc3cf4
 class Source:
     "Frames (H, W, 3) uint8, one after the other; every loop over it starts again."
     def __init__(self,
@@ -56,7 +57,8 @@ class Source:
         limit=None, # frames to give at most, None for all
         close=lambda: None, # lets go of what is held
     ):
-        self.read, self.decode, self.fps, self.name, self.close, self.seconds = read, decode, float(fps), name, close, 0.0
+        self.read, self.decode, self.name, self.close = read, decode, name, close
+        self.fps, self.seconds = float(fps), 0.0
         self.start, self.limit = _whole("start", start, 0), _whole("limit", limit, 1)
         left = None if frames is None else max(frames - start, 0)
         self.frames = left if limit is None or left is None else min(left, limit) # frames to come, None when unknown
@@ -72,12 +74,13 @@ class Source:
                 if frame is None: break
                 given += 1
                 yield frame
-        if not given: raise ValueError(f"{self.name} gave no frame from number {self.start} on: check it, or start earlier")
+        if not given:
+            raise ValueError(f"{self.name} gave no frame from number {self.start} on: check it, or start earlier")
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/10_video.ipynb #980d8ba4
+# %% ../nbs/10_video.ipynb #07aeae5f
 def probe_video(
     path, # a video file
 ) -> tuple: # (frames per second, number of frames or None)
@@ -91,9 +94,9 @@ def probe_video(
             fps = float(stream.average_rate or stream.guessed_rate or 25)
             return fps, stream.frames or round(seconds * fps) or None
     except av.InvalidDataError:
-        raise ValueError(f"{path} is not a video that can be read, or it was cut off while being written: {remedy}") from None
+        raise ValueError(f"{path} is not a video that can be read, or was cut off while being written: {remedy}") from None
 
-# %% ../nbs/10_video.ipynb #1c797cfe
+# %% ../nbs/10_video.ipynb #c2a47cf1
 def read_video(
     path, # a video file
 ):
@@ -112,9 +115,10 @@ def read_video(
         of = f" of {promised}" if promised else ""
         warnings.warn(f"{path} is cut off or damaged: {given}{of} frames could be decoded; the rest is left out")
 
-# %% ../nbs/10_video.ipynb #29a51054
+# %% ../nbs/10_video.ipynb #205cdb50
 UNSPECIFIED, BT709 = 2, 1      # numbers of the colour spaces in the H.264 standard
 
+# %% ../nbs/10_video.ipynb #da7e0579
 def rgb_frame(
     frame, # a decoded `av.VideoFrame`
 ) -> np.ndarray: # (H, W, 3) uint8
@@ -123,31 +127,36 @@ def rgb_frame(
     image = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
-# %% ../nbs/10_video.ipynb #45984cdd
+# %% ../nbs/10_video.ipynb #0ca8b346
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 def natural_key(
     path, # a file, or its name
 ) -> list:
     "Sorting key under which `f2` comes before `f10`."
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", Path(path).name.lower()) if part]
+    parts = re.split(r"(\d+)", Path(path).name.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
 
+# %% ../nbs/10_video.ipynb #739bf798
 def image_files(
     folder, # a folder
 ) -> list: # of paths
     "The images of a folder in natural order."
-    return sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGES and p.name[0] != "."), key=natural_key)
+    files = [p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGES and p.name[0] != "."]
+    return sorted(files, key=natural_key)
 
-# %% ../nbs/10_video.ipynb #1587a668
+# %% ../nbs/10_video.ipynb #d8f7cd49
 def read_image(
     path, # an image file
 ): # (H, W, 3) uint8, or None
     "An image as a frame, upright; a file that is not an image gives None and a warning."
     try:
-        with Image.open(path) as image: return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        with Image.open(path) as stored: image = ImageOps.exif_transpose(stored)
+        if image.mode.startswith("I;16"): image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) # 16 bits
+        return np.array(image.convert("RGB"))
     except OSError: warnings.warn(f"{path} is not an image that can be read; it is left out")
 
-# %% ../nbs/10_video.ipynb #895810cc
+# %% ../nbs/10_video.ipynb #d4b94e7e
 def open_camera(
     index=0, # number of the camera
     **options, # `start`, `limit`
@@ -157,13 +166,29 @@ def open_camera(
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     camera = cv2.VideoCapture(index)
     if not camera.isOpened():
-        raise ValueError(f"camera {index} cannot be opened: check that it is plugged in, that no other program uses it, or try another number")
+        raise ValueError(f"camera {index} cannot be opened: plug it in, close programs that use it, or try another number")
     def read():
         while (shot := camera.read())[0]: yield shot[1]
     fps = camera.get(cv2.CAP_PROP_FPS) or 30
-    return Source(read, lambda bgr: bgr[..., ::-1].copy(), fps, None, f"camera {index}", close=camera.release, **options)
+    rgb = lambda bgr: bgr[..., ::-1].copy()
+    return Source(read, rgb, fps, name=f"camera {index}", close=camera.release, **options)
 
-# %% ../nbs/10_video.ipynb #531ccff8
+# %% ../nbs/10_video.ipynb #d7a88bb3
+def draw_ball(
+    image, # (H, W, 3) float, drawn into
+    x, # of each pixel's centre and ...
+    y, # ... (H, W), in heights of the picture
+    centre, # (x, y) of the ball
+    radius, # in heights of the picture
+    colour, # (3,) 0..255
+):
+    "A ball lit from the upper left."
+    dx, dy = x - centre[0], y - centre[1] # (H, W)
+    lit = 1 - ((dx + 0.3 * radius) ** 2 + (dy + 0.3 * radius) ** 2) / (3.2 * radius ** 2)
+    inside = dx ** 2 + dy ** 2 < radius ** 2
+    image[inside] = colour * np.clip(lit, 0.2, 1)[inside][:, None]
+
+# %% ../nbs/10_video.ipynb #cce01e80
 def synthetic_scene(
     frames=48, # how many, None for endless
     height=256, # pixels
@@ -171,20 +196,18 @@ def synthetic_scene(
     seed=0, # picks sizes and colours
 ):
     "Generator of a drawn moving scene: shaded balls at several depths over a field."
-    rng, y, x = np.random.default_rng(seed), *np.mgrid[0:height, 0:width] / height # lengths in heights of the picture
-    sky, field = np.array([140, 185, 235.0]), np.array([90, 140, 70.0])
-    back = np.where(y[..., None] < 0.5, sky * (0.7 + 0.6 * y[..., None]), field * (0.5 + 0.6 * y[..., None])) # (H, W, 3)
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[0:height, 0:width] / height
+    sky, field, down = np.array([140, 185, 235.0]), np.array([90, 140, 70.0]), y[..., None]
+    back = np.where(down < 0.5, sky * (0.7 + 0.6 * down), field * (0.5 + 0.6 * down)) # (H, W, 3)
     near, phase, colour = np.sort(rng.uniform(0.06, 0.22, 5)), rng.uniform(0, 6.3, 5), rng.uniform(60, 255, (5, 3))
     for n in count() if frames is None else range(frames):
         image = back.copy()
-        for radius, p, c in zip(near, phase, colour): # far to near
-            cx, cy = (0.5 + 0.45 * np.sin(p + n * radius / 3)) * width / height, 0.45 + 1.6 * radius
-            lit = 1 - ((x - cx + 0.3 * radius) ** 2 + (y - cy + 0.3 * radius) ** 2) / (3.2 * radius ** 2) # (H, W)
-            inside = (x - cx) ** 2 + (y - cy) ** 2 < radius ** 2
-            image[inside] = c * np.clip(lit, 0.2, 1)[inside][:, None]
+        for radius, p, c in zip(near, phase, colour):
+            centre = (0.5 + 0.45 * np.sin(p + n * radius / 3)) * width / height, 0.45 + 1.6 * radius
+            draw_ball(image, x, y, centre, radius, c)
         yield np.clip(image, 0, 255).astype(np.uint8)
 
-# %% ../nbs/10_video.ipynb #0b726de2
+# %% ../nbs/10_video.ipynb #d6efb39c
 def open_file(
     path, # a video file or a folder of images
     **options, # `start`, `limit`
@@ -193,12 +216,26 @@ def open_file(
     path = Path(path).expanduser()
     if path.is_dir():
         files = image_files(path)
-        if not files: raise ValueError(f"the folder {path} holds no images: give one with {', '.join(sorted(IMAGES))} files")
+        if not files: raise ValueError(f"the folder {path} holds no images: give one with {' '.join(sorted(IMAGES))} files")
         return Source(lambda: (f for f in files), read_image, 25.0, len(files), f"the folder {path}", **options)
-    if not path.is_file(): raise FileNotFoundError(f"there is no file or folder {path}: check the name, or write `demo` for the clip that comes along")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file or folder {path}: check the name, or write `demo` for the bundled clip")
     return Source(lambda: read_video(path), rgb_frame, *probe_video(path), str(path), **options)
 
-# %% ../nbs/10_video.ipynb #7dd4a32d
+# %% ../nbs/10_video.ipynb #10e8c25d
+def open_frames(
+    frames, # array (n, H, W, 3) uint8, or any iterable of frames
+    **options, # `start`, `limit`
+) -> Source:
+    "A source of frames that exist already."
+    if isinstance(frames, np.ndarray) and (frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8):
+        raise ValueError(f"frames in an array must be (n, H, W, 3) uint8: convert this {frames.shape} of {frames.dtype}")
+    if not hasattr(frames, "__iter__"):
+        raise TypeError(f"{frames!r} cannot be a source: give a file, a folder, a camera number, an array, or frames")
+    known = len(frames) if hasattr(frames, "__len__") else None
+    return Source(lambda: (f for f in frames), frames=known, name="the list of frames", **options)
+
+# %% ../nbs/10_video.ipynb #6e291a7d
 def open_source(
     spec, # file or folder, `"demo"`, `"synthetic"`, camera number, array (n, H, W, 3), or any iterable of frames
     start=0, # frames to skip first
@@ -206,17 +243,14 @@ def open_source(
 ) -> Source:
     "Frames of anything that holds frames."
     options = dict(start=start, limit=limit)
+    if isinstance(spec, str) and spec == "synthetic":
+        return Source(synthetic_scene, frames=48, name="the drawn scene", **options)
+    if isinstance(spec, str) and spec == "demo": spec = demo_clip()
     if isinstance(spec, str) and spec.isdigit(): spec = int(spec)
     if isinstance(spec, int): return open_camera(spec, **options)
-    if isinstance(spec, str) and spec == "synthetic": return Source(synthetic_scene, frames=48, name="the drawn scene", **options)
-    if isinstance(spec, str) and spec == "demo": spec = demo_clip()
-    if isinstance(spec, (str, Path)): return open_file(spec, **options)
-    if isinstance(spec, np.ndarray) and (spec.ndim != 4 or spec.shape[-1] != 3 or spec.dtype != np.uint8):
-        raise ValueError(f"an array of frames must be (n, H, W, 3) uint8, not {spec.shape} of {spec.dtype}: convert it first")
-    if not hasattr(spec, "__iter__"): raise TypeError(f"{spec!r} cannot be a source: give a file, a folder, a camera number, an array, or a list of frames")
-    return Source(lambda: (f for f in spec), frames=len(spec) if hasattr(spec, "__len__") else None, name="the list of frames", **options)
+    return (open_file if isinstance(spec, (str, Path)) else open_frames)(spec, **options)
 
-# %% ../nbs/10_video.ipynb #919bc263
+# %% ../nbs/10_video.ipynb #7a4fccf9
 def resize_frame(
     frame, # (H, W, 3) uint8
     height, # wanted, pixels
@@ -233,7 +267,7 @@ def resize_frame(
     how = Image.Resampling.BOX if ch >= height and cw >= width else Image.Resampling.BILINEAR
     return np.array(Image.fromarray(frame).resize((width, height), how, box))
 
-# %% ../nbs/10_video.ipynb #42534d26
+# %% ../nbs/10_video.ipynb #32b2d9b7
 def side_by_side(
     a, # (H, W, 3) uint8, resized to b's size where it differs
     b, # (h, w, 3) uint8
@@ -241,15 +275,16 @@ def side_by_side(
     "Two frames next to each other."
     return np.concatenate([resize_frame(a, *check_frame(b).shape[:2]), b], axis=1)
 
-# %% ../nbs/10_video.ipynb #fe5fccc9
+# %% ../nbs/10_video.ipynb #066c5520
 class Sink:
     "Takes frames one by one; use it in a `with`, or call `close` at the end."
     def __init__(self,
         path, # where the frames go
         fps=25.0, # frames per second they should be shown at
     ):
-        if not 0 < fps <= 1000: raise ValueError(f"fps is the number of frames per second and must be above 0 and at most 1000, not {fps}")
-        self.path, self.fps, self.frames, self.seconds, self.closed = Path(path), Fraction(fps).limit_denominator(1001), 0, 0.0, False
+        if not 0 < fps <= 1000: raise ValueError(f"fps, frames per second, must be above 0 and at most 1000, not {fps}")
+        self.path, self.fps = Path(path), Fraction(fps).limit_denominator(1001)
+        self.frames, self.seconds, self.closed = 0, 0.0, False
 
     def write(self,
         frame, # (H, W, 3) uint8
@@ -271,17 +306,18 @@ class Sink:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/10_video.ipynb #b532d7f3
+# %% ../nbs/10_video.ipynb #2e85a79e
 class FolderSink(Sink):
     "Writes frames as `000000.png`, `000001.png`, ... into a folder, made if missing."
     def __init__(self, path, fps=25.0):
         super().__init__(path, fps)
         self.path.mkdir(parents=True, exist_ok=True)
-        if image_files(self.path): raise ValueError(f"the folder {path} holds images already: name an empty or a new one, so that no old frame stays among the new")
+        if image_files(self.path):
+            raise ValueError(f"the folder {path} holds images already: name an empty or a new one")
 
     def _put(self, frame): Image.fromarray(frame).save(self.path / f"{self.frames:06d}.png", compress_level=1)
 
-# %% ../nbs/10_video.ipynb #29967e1a
+# %% ../nbs/10_video.ipynb #bb61ba47
 def pad_even(
     frame, # (H, W, 3) uint8
 ) -> np.ndarray: # (H or H + 1, W or W + 1, 3)
@@ -289,7 +325,7 @@ def pad_even(
     h, w = frame.shape[:2]
     return np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge") if h % 2 or w % 2 else frame
 
-# %% ../nbs/10_video.ipynb #b2d9206e
+# %% ../nbs/10_video.ipynb #bcc99998
 def begin_mp4(
     path, # file to write
     height, # even, pixels
@@ -305,31 +341,41 @@ def begin_mp4(
     context.color_range = 1 # brightness 16..235, as on television
     return container, stream
 
-# %% ../nbs/10_video.ipynb #f6c52f3d
+# %% ../nbs/10_video.ipynb #75fd9da9
+def check_writable(
+    path, # file to be written; its folder is made if missing
+):
+    "An `OSError` when the file cannot be written; it is not made, and not touched when it exists."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    path.open("ab").close()
+    if new: path.unlink()
+
+# %% ../nbs/10_video.ipynb #60dc3903
 class VideoSink(Sink):
     "Writes frames into an mp4 (H.264, yuv420p); a file that exists is replaced at the first frame."
     def __init__(self, path, fps=25.0, quality=18):
         super().__init__(path, fps)
         self.quality, self.container, self.shape = quality, None, None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
-        self.path.open("ab").close() # fails now when it cannot be written
-        if new: self.path.unlink()
+        check_writable(self.path)
 
     def _put(self, frame):
         self.shape = self.shape or frame.shape
-        if frame.shape != self.shape: raise ValueError(f"a frame of {frame.shape} cannot go into a video of {self.shape}: resize it first")
+        if frame.shape != self.shape:
+            raise ValueError(f"a frame of {frame.shape} cannot go into a video of {self.shape}: resize it first")
         frame = pad_even(frame)
-        if self.container is None: self.container, self.stream = begin_mp4(self.path, *frame.shape[:2], self.fps, self.quality)
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p", dst_colorspace="ITU709")
-        self.container.mux(self.stream.encode(picture))
+        if self.container is None:
+            self.container, self.stream = begin_mp4(self.path, *frame.shape[:2], self.fps, self.quality)
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        self.container.mux(self.stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
 
     def _finish(self):
         if self.container is None: return
         self.container.mux(self.stream.encode()) # what the encoder still holds
         self.container.close()
 
-# %% ../nbs/10_video.ipynb #8ff5f62b
+# %% ../nbs/10_video.ipynb #18174dc9
 def open_sink(
     path, # a file ending in .mp4, or a folder (a name with no ending)
     fps=25.0, # frames per second
@@ -338,11 +384,12 @@ def open_sink(
     "Where frames go: an mp4, or a folder of PNGs."
     path = Path(path).expanduser()
     if path.suffix.lower() != ".mp4" and path.suffix and not path.is_dir():
-        raise ValueError(f"cannot write {path.suffix} files: let the name end in .mp4, or give a folder (a name with no ending) for PNGs")
+        raise ValueError(f"cannot write {path.suffix} files: end the name in .mp4, or give a folder (no ending) for PNGs")
     try: return VideoSink(path, fps, **options) if path.suffix.lower() == ".mp4" else FolderSink(path, fps, **options)
-    except OSError as error: raise ValueError(f"{path} cannot be written ({error.strerror}): choose another place") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}): choose another place") from None
 
-# %% ../nbs/10_video.ipynb #02f7c536
+# %% ../nbs/10_video.ipynb #8a632b61
 def progress(
     frames, # any iterable
     total=None, # how many there are, None when unknown
@@ -350,4 +397,5 @@ def progress(
 ):
     "The same frames, with a bar that shows frames/s and the time left."
     total = getattr(frames, "frames", None) if total is None else total
-    return tqdm(frames, total=total, desc=label, unit=" frames", dynamic_ncols=True)
+    # the delay: no bar before the first frame, so that an early error stands alone
+    return tqdm(frames, total=total, desc=label, unit=" frames", dynamic_ncols=True, delay=1e-3)

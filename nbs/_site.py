@@ -4,6 +4,7 @@ Formulas become MathML and all styles are inlined, so the pages need no network 
 writes README.md from index.ipynb.
 """
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -182,6 +183,8 @@ def main():
     parser.add_argument("what", choices=["build", "readme", "check-readme"])
     parser.add_argument("--out", type=Path, default=ROOT / "_docs", help="folder for the site")
     args = parser.parse_args()
+    args.out = args.out.resolve()
+    os.chdir(ROOT) # nbdev looks for settings.ini from here
     if args.what == "build": build(args.out)
     elif args.what == "readme": (ROOT / "README.md").write_text(readme(), encoding="utf8")
     elif (ROOT / "README.md").read_text(encoding="utf8") != readme(): sys.exit("README.md differs from nbs/index.ipynb: run `make readme`")

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from live2diff_nb.cli import main, make_parser, parse_size, percentile, summary
+from live2diff_nb.cli import Stop, main, make_parser, parse_size, percentile, summary
 from live2diff_nb.video import demo_clip, open_sink, open_source
 
 COMMAND = [sys.executable, "-m", "live2diff_nb.cli"]
@@ -140,9 +140,17 @@ def test_numbers():
     assert make_parser().parse_args(["info"]).size == (256, 256)
 
 
+def test_being_ended_counts_as_ctrl_c():
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt): signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals as on Unix")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_a_playable_file(tmp_path, number):
+def test_ctrl_c_leaves_a_playable_file(tmp_path):
     out, began = tmp_path / "out.mp4", time.time()
     run = subprocess.Popen([*COMMAND, "translate", "demo", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     os.set_blocking(run.stderr.fileno(), False)
@@ -151,7 +159,7 @@ def test_ctrl_c_leaves_a_playable_file(tmp_path, number):
         assert time.time() - began < 60 and run.poll() is None, said
         said += (run.stderr.read() or b"").decode()
         time.sleep(0.02)
-    run.send_signal(number)
+    run.send_signal(signal.SIGINT)
     printed = run.communicate(timeout=30)
     frames = int(re.search(r"frames +(\d+) in", printed[0].decode())[1])
     assert run.returncode == 130 and 0 < frames < 120 and len(frames_of(out)) == frames

@@ -69,6 +69,31 @@ def test_images_of_other_kinds_become_rgb(tmp_path, mode):
     assert check_frame(next(iter(open_source(tmp_path)))).shape == (48, 64, 3)
 
 
+def test_sixteen_bit_images_keep_their_greys(tmp_path):
+    Image.fromarray((np.arange(256 * 16).reshape(64, 64) * 16).astype(np.uint16)).save(tmp_path / "a.png")
+    frame = next(iter(open_source(tmp_path)))
+    assert frame[0, 0, 0] == 0 and frame[-1, -1, 0] == 255 and abs(frame.mean() - 127.5) < 1
+
+
+def test_camera_gives_rgb_and_is_let_go(monkeypatch):
+    import cv2
+
+    class Camera:
+        left, released = 3, False
+        def __init__(self, index): assert index == 2
+        def isOpened(self): return True
+        def get(self, what): return 15.0
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.full((4, 6, 3), (10, 20, 30), np.uint8) # blue first
+        def release(self): Camera.released = True
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    with open_source("2") as source: frames = list(source)
+    assert len(frames) == 3 and (frames[0][0, 0] == (30, 20, 10)).all() and source.fps == 15
+    assert Camera.released and source.frames is None
+
+
 @pytest.mark.parametrize("start, limit, expect", [(0, None, 12), (0, 5, 5), (7, None, 5), (10, 5, 2), (11, 1, 1)])
 def test_start_and_limit(tmp_path, start, limit, expect):
     frames = scene(12)

@@ -1,0 +1,37 @@
+"""What the README says, works."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf8")
+
+
+def test_ten_lines_run(tmp_path):
+    code, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    from live2diff_nb.video import open_source
+    assert len(list(open_source(tmp_path / "styled.mp4"))) == len(list(open_source("demo")))
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^)make (\w+)", README, re.MULTILINE))))
+def test_make_targets_exist(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^live2diff-nb (\w+)", README, re.MULTILINE))))
+def test_commands_exist(command):
+    done = subprocess.run([sys.executable, "-c", "from live2diff_nb.cli import main; main()", command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_pictures_and_links_exist():
+    for link in re.findall(r"\]\((?!\w+:|#)([^)]+)\)", README): assert (ROOT / link).exists(), link
+
+
+def test_no_numbers_are_missing(): assert "TO BE MEASURED" not in README
