@@ -6,10 +6,9 @@
 __all__ = ['FIRST', 'MEASUREMENTS', 'peak_rate', 'durations', 'count_flops', 'measure_tiny', 'measure_first', 'measure_step',
            'peak_memory', 'measure_sd15', 'table', 'main', 'apart']
 
-# %% ../nbs/bench.ipynb #01bf52fa
+# %% ../nbs/bench.ipynb #fd70dd0b
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/bench.ipynb #cf20b90e
+# %% ../nbs/bench.ipynb #d9be83ad
 def peak_rate(
     n: int = 2048, # rows and columns of the matrices
     repeats: int = 8, # runs, of which the best counts
@@ -42,7 +41,7 @@ def durations(
         times.append(time.perf_counter() - began)
     return times
 
-# %% ../nbs/bench.ipynb #ad332842
+# %% ../nbs/bench.ipynb #9350a743
 def count_flops(
     call, # what to count, without arguments
 ) -> int: # operations: products, sums
@@ -50,7 +49,7 @@ def count_flops(
     with FlopCounterMode(display=False) as counter: call()
     return counter.get_total_flops()
 
-# %% ../nbs/bench.ipynb #ec281ec3
+# %% ../nbs/bench.ipynb #41a14c35
 def measure_tiny(
     frames: int = 120, # of the bundled clip
 ) -> dict: # frames per second, share of the peak
@@ -68,7 +67,7 @@ def measure_tiny(
     flops = (count_flops(lambda: run(28)) - count_flops(lambda: run(20))) / 8 # eight more frames, warmup cancelled out
     return {"rate": rate, "flops": flops, "peak": (peak := peak_rate()), "share": flops * rate / peak}
 
-# %% ../nbs/bench.ipynb #8741ac6f
+# %% ../nbs/bench.ipynb #ef8cb090
 FIRST = """from live2diff_nb import Live2Diff
 from live2diff_nb.video import open_source
 next(Live2Diff.from_pretrained("tiny").stream(open_source("demo"), prompt="starry night"))"""
@@ -79,7 +78,7 @@ def measure_first() -> dict: # seconds
     subprocess.run([sys.executable, "-c", FIRST], check=True)
     return {"first": time.perf_counter() - began}
 
-# %% ../nbs/bench.ipynb #f2932ee4
+# %% ../nbs/bench.ipynb #2a731cbb
 def measure_step(
     unet, # a `StreamUNet`
     size: int = 32, # latent height and width
@@ -97,15 +96,16 @@ def measure_step(
 
 def peak_memory() -> int: # bytes
     "The most memory this process has ever held."
+    import resource # here, because Windows has no such module
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/bench.ipynb #4ff0d1e2
+# %% ../nbs/bench.ipynb #a66707fd
 def measure_sd15() -> dict:
     "`measure_step` at the size of Stable Diffusion 1.5, which is the default of `StreamUNet`."
     from live2diff_nb.unet import StreamUNet
     return measure_step(StreamUNet().eval())
 
-# %% ../nbs/bench.ipynb #8d821fdd
+# %% ../nbs/bench.ipynb #a0082ff4
 MEASUREMENTS = {"tiny": measure_tiny, "first": measure_first, "sd15": measure_sd15}
 
 def table(
@@ -120,7 +120,7 @@ def table(
             ("the same: peak memory", show("{:.1f} GB", "memory_gb"), "")]
     return "\n".join(["| what | measured | aim |", "|---|---|---|", *(f"| {what} | {value} | {aim} |" for what, value, aim in rows)])
 
-# %% ../nbs/bench.ipynb #3b68e3df
+# %% ../nbs/bench.ipynb #c370669e
 def main(
     argv: list[str] | None = None, # words of the command line
 ):

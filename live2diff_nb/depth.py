@@ -7,7 +7,7 @@ __all__ = ['check_frames', 'DepthEstimator', 'conv_unit', 'Residual', 'pack_pixe
            'rescale', 'check_depth', 'RunningRange', 'depth_to_image', 'DepthAdapter', 'Reassemble', 'ResidualConv',
            'Fusion', 'hybrid_features', 'fuse_maps', 'DPTHybrid', 'key_errors', 'read_weights', 'load_dpt_hybrid']
 
-# %% ../nbs/05_depth.ipynb #0e6833fb
+# %% ../nbs/05_depth.ipynb #31b9f127
 import math
 import pickle
 from importlib.resources import files
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# %% ../nbs/05_depth.ipynb #dfe38f85
+# %% ../nbs/05_depth.ipynb #67e703ae
 def check_frames(
     frames: Tensor, # (n, 3, h, w) float RGB in [0, 1]
 ) -> None:
@@ -34,7 +34,7 @@ def check_frames(
     if not (low >= -0.01 and high <= 1.01):  # a NaN fails this too
         raise ValueError(f"frames must be finite and lie in [0, 1], these go from {low:.3g} to {high:.3g}; scale them first")
 
-# %% ../nbs/05_depth.ipynb #3589280a
+# %% ../nbs/05_depth.ipynb #12c48699
 class DepthEstimator(nn.Module):
     "RGB frames in [0, 1] in, inverse depth of the same size out; larger means nearer."
     def working_size(self,
@@ -61,7 +61,7 @@ class DepthEstimator(nn.Module):
         check_frames(frames)
         return self.estimate(frames)
 
-# %% ../nbs/05_depth.ipynb #e32158ca
+# %% ../nbs/05_depth.ipynb #46ec5566
 def conv_unit(
     inputs: int, # channels in
     outputs: int, # channels out
@@ -70,7 +70,7 @@ def conv_unit(
     "3 x 3 convolution, batch norm, ReLU."
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
-# %% ../nbs/05_depth.ipynb #bb0fd07f
+# %% ../nbs/05_depth.ipynb #53bbf0cf
 class Residual(nn.Module):
     "Some conv units, each added to its own input."
     def __init__(self,
@@ -86,7 +86,7 @@ class Residual(nn.Module):
         for unit in self.units: x = x + unit(x)
         return x
 
-# %% ../nbs/05_depth.ipynb #eef22fd0
+# %% ../nbs/05_depth.ipynb #951b1d2c
 def pack_pixels(
     x: Tensor, # (n, 3, h, w) in [0, 1], even sides
 ) -> Tensor: # (n, 13, h/2, w/2): the colours of 2 x 2 pixels, then the height in the picture
@@ -95,7 +95,7 @@ def pack_pixels(
     rows = torch.linspace(-1, 1, x.shape[2], dtype=x.dtype, device=x.device)
     return torch.cat([x, rows[:, None].expand(len(x), 1, *x.shape[2:])], 1)
 
-# %% ../nbs/05_depth.ipynb #63ca10ab
+# %% ../nbs/05_depth.ipynb #a9080c85
 class TinyDepth(DepthEstimator, ModelMixin, ConfigMixin):
     "A small U-Net for inverse depth."
     @register_to_config
@@ -125,7 +125,7 @@ class TinyDepth(DepthEstimator, ModelMixin, ConfigMixin):
             x = up(kept.pop() + F.interpolate(side(x), scale_factor=2.0))
         return F.softplus(self.head(x))[:, 0]  # (n, h/2, w/2), > 0
 
-# %% ../nbs/05_depth.ipynb #4cc43574
+# %% ../nbs/05_depth.ipynb #143e0c71
 def fold_norms(
     model: nn.Module, # in eval mode; changed in place
 ) -> nn.Module: # the same model
@@ -135,13 +135,13 @@ def fold_norms(
             unit[0], unit[1] = fuse_conv_bn_eval(unit[0], unit[1]), nn.Identity()
     return model
 
-# %% ../nbs/05_depth.ipynb #d42a5557
+# %% ../nbs/05_depth.ipynb #21d2924f
 def load_tiny_depth() -> TinyDepth: # ready to use, on the CPU, in eval mode
     "The embedded depth network, laid out for speed; to train it further use `TinyDepth.from_pretrained`."
     model = TinyDepth.from_pretrained(str(files("live2diff_nb") / "assets" / "tiny" / "depth"))
     return fold_norms(model).to(memory_format=torch.channels_last)
 
-# %% ../nbs/05_depth.ipynb #7814c51d
+# %% ../nbs/05_depth.ipynb #7c846441
 def rescale(
     inverse_depth: Tensor, # any shape
     low: Tensor, # the value that becomes -1
@@ -153,7 +153,7 @@ def rescale(
     scaled = 2 * (inverse_depth - low) / torch.where(empty, 1.0, span) - 1
     return torch.where(empty, 0.0, scaled.clamp(-1, 1)).to(inverse_depth.dtype)
 
-# %% ../nbs/05_depth.ipynb #dbae09b2
+# %% ../nbs/05_depth.ipynb #8f50e976
 def check_depth(
     depth: Tensor, # (n, h, w)
 ) -> None:
@@ -163,7 +163,7 @@ def check_depth(
     if not torch.isfinite(depth).all():
         raise ValueError("depth holds NaN or infinite values; check the depth estimator and its dtype")
 
-# %% ../nbs/05_depth.ipynb #1103764f
+# %% ../nbs/05_depth.ipynb #45fc934e
 class RunningRange:
     "Brings inverse depth to [-1, 1] with one slowly moving range for the whole stream."
     def __init__(self,
@@ -195,7 +195,7 @@ class RunningRange:
             scaled.append(rescale(frame, self.low, self.high))
         return torch.stack(scaled)
 
-# %% ../nbs/05_depth.ipynb #8139ec5f
+# %% ../nbs/05_depth.ipynb #281bbe04
 def depth_to_image(
     depth: Tensor, # (n, h, w) normalised to [-1, 1]
 ) -> Tensor: # (n, 3, h, w): what the VAE takes
@@ -203,7 +203,7 @@ def depth_to_image(
     check_depth(depth)
     return depth[:, None].expand(-1, 3, -1, -1)
 
-# %% ../nbs/05_depth.ipynb #6f70855f
+# %% ../nbs/05_depth.ipynb #f9de5638
 class DepthAdapter(nn.Module):
     "Depth latent -> what is added to the output of the UNet's `conv_in`; the official `flow_conv_in`."
     def __init__(self,
@@ -226,7 +226,7 @@ class DepthAdapter(nn.Module):
         for block in self.blocks: x = F.silu(block(x))
         return self.conv_out(x)
 
-# %% ../nbs/05_depth.ipynb #16a58175
+# %% ../nbs/05_depth.ipynb #151b6b6b
 class Reassemble(nn.ModuleDict):
     "Transformer tokens -> a map; the class token is mixed into every patch (the names are the official ones)."
     def __init__(self,
@@ -246,7 +246,7 @@ class Reassemble(nn.ModuleDict):
         x = self["3"](x.transpose(1, 2).unflatten(2, size))
         return self["4"](x) if "4" in self else x
 
-# %% ../nbs/05_depth.ipynb #faea20a3
+# %% ../nbs/05_depth.ipynb #cb817a4e
 class ResidualConv(nn.Module):
     "x + conv(relu(conv(relu(x))))."
     def __init__(self,
@@ -261,7 +261,7 @@ class ResidualConv(nn.Module):
     ) -> Tensor: # same shape
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
-# %% ../nbs/05_depth.ipynb #df94884a
+# %% ../nbs/05_depth.ipynb #f9f10518
 class Fusion(nn.Module):
     "Add a finer map to the coarse path, smooth, double the size."
     def __init__(self,
@@ -279,7 +279,7 @@ class Fusion(nn.Module):
         x = F.interpolate(self.resConfUnit2(x), scale_factor=2.0, mode="bilinear", align_corners=True)
         return self.out_conv(x)
 
-# %% ../nbs/05_depth.ipynb #ba7eaed0
+# %% ../nbs/05_depth.ipynb #9cb020cc
 def hybrid_features(
     vit: nn.Module, # timm's `vit_base_r50_s16_384`
     x: Tensor, # (n, 3, h, w) in [-1, 1], sides divisible by 32
@@ -299,7 +299,7 @@ def hybrid_features(
         if i in taps: found.append(x)
     return found
 
-# %% ../nbs/05_depth.ipynb #face2986
+# %% ../nbs/05_depth.ipynb #954375af
 def fuse_maps(
     net: nn.Module, # holds layer1_rn..layer4_rn, refinenet1..refinenet4 and output_conv
     maps: list[Tensor], # four maps, finest first, each half as large as the one before
@@ -311,7 +311,7 @@ def fuse_maps(
     path = net.refinenet1(path, net.layer1_rn(maps[0]))
     return net.output_conv(path)[:, 0]
 
-# %% ../nbs/05_depth.ipynb #996c0512
+# %% ../nbs/05_depth.ipynb #dd406d45
 class DPTHybrid(DepthEstimator):
     "MiDaS DPT-Hybrid, with the parameter names of the official `dpt_hybrid_384.pt`."
     def __init__(self,
@@ -338,7 +338,7 @@ class DPTHybrid(DepthEstimator):
         maps[3] = self.pretrained.act_postprocess4(maps[3], grid)  # (n, 768, s/32, s/32)
         return fuse_maps(self.scratch, maps)  # (n, s, s), >= 0
 
-# %% ../nbs/05_depth.ipynb #1aadc3fd
+# %% ../nbs/05_depth.ipynb #ae8e1d38
 def key_errors(
     expected: dict, # name -> tensor, of the model
     found: dict, # name -> tensor, of the file
@@ -349,7 +349,7 @@ def key_errors(
     both = [name for name in expected if name in found and expected[name].shape != found[name].shape]
     return errors + [f"shape {tuple(found[n].shape)} instead of {tuple(expected[n].shape)}: {n}" for n in both]
 
-# %% ../nbs/05_depth.ipynb #5fc8d1d2
+# %% ../nbs/05_depth.ipynb #727fcfa5
 def read_weights(
     path: str | Path, # a .pt or .safetensors file
 ) -> dict: # name -> tensor
@@ -362,7 +362,7 @@ def read_weights(
         raise ValueError(f"{path} cannot be read safely as tensors; download it again or convert it to safetensors") from error
     return state["model"] if isinstance(state, dict) and isinstance(state.get("model"), dict) else state
 
-# %% ../nbs/05_depth.ipynb #8e8d636f
+# %% ../nbs/05_depth.ipynb #0ca93c1a
 def load_dpt_hybrid(
     path: str | Path, # the official dpt_hybrid_384.pt, or the same tensors as safetensors
 ) -> DPTHybrid: # float32, on the CPU, in eval mode

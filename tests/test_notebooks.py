@@ -9,7 +9,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 PATHS = sorted(path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-HOME = re.compile(r"(?<![\w.])/(?:home|root|work|Users|tmp|opt)/[\w.-]+|[A-Z]:\\\\Users")
+HOME = re.compile(r"(?<![\w.])/(?:root|work|tmp|opt|(?:home|Users)/(?!me\b))/?[\w.-]+|[A-Z]:\\\\Users")
 
 
 @pytest.fixture(params=PATHS, ids=[str(path.relative_to(NBS)) for path in PATHS])
