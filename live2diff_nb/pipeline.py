@@ -6,11 +6,12 @@
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
            'Models', 'check_size', 'Session', 'Live2Diff']
 
-# %% ../nbs/08_pipeline.ipynb #963225a2
+# %% ../nbs/08_pipeline.ipynb #9eda40f2
 import time
 import warnings
 from collections import Counter, deque
 from contextlib import contextmanager
+from functools import partial
 from typing import Iterable, Iterator
 
 import cv2
@@ -23,7 +24,7 @@ from .kvcache import cache_bytes
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
 
-# %% ../nbs/08_pipeline.ipynb #6fa963f6
+# %% ../nbs/08_pipeline.ipynb #a8d0747e
 def prepare_frame(
     frame,        # (H, W, 3) uint8 RGB; grey (H, W) or (H, W, 1) and RGBA (H, W, 4) are accepted
     height: int,  # wanted
@@ -39,7 +40,7 @@ def prepare_frame(
         raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {frame.shape}: pass one frame at a time, channels last")
     return fit_frame(frame[..., :3], height, width)
 
-# %% ../nbs/08_pipeline.ipynb #e83b0922
+# %% ../nbs/08_pipeline.ipynb #9ea2108f
 def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     "Centre crop to the aspect ratio of `height x width`, then resize (area when shrinking)."
     h, w = frame.shape[:2]
@@ -51,7 +52,7 @@ def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     crop = np.ascontiguousarray(frame[top : top + ch, left : left + cw])
     return cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
-# %% ../nbs/08_pipeline.ipynb #ebe7966e
+# %% ../nbs/08_pipeline.ipynb #ad02daea
 class Ledger:
     "Pairs inputs with results that come late or not at all."
 
@@ -73,7 +74,7 @@ class Ledger:
                 self.last = results.popleft()
             yield self.last, time.perf_counter() - self.waiting.popleft()[1]
 
-# %% ../nbs/08_pipeline.ipynb #db2137aa
+# %% ../nbs/08_pipeline.ipynb #c2acd017
 class SimilarFilter:
     "Skip frames that look like the last one kept. Deterministic."
 
@@ -93,7 +94,7 @@ class SimilarFilter:
         self.kept, self.skipped = picture, 0
         return False
 
-# %% ../nbs/08_pipeline.ipynb #d75950e1
+# %% ../nbs/08_pipeline.ipynb #0b1165c2
 class Setting:
     "An attribute that may be changed while a stream runs: checked when set, noticed at the next frame."
 
@@ -109,7 +110,7 @@ class Setting:
             setattr(pipe, self.name, value)
             pipe.version += 1
 
-# %% ../nbs/08_pipeline.ipynb #ea122b92
+# %% ../nbs/08_pipeline.ipynb #d71e7816
 def check_setting(pipe, name: str, value):
     "One clear sentence for a setting that cannot be."
     if name == "strength" and not (isinstance(value, (int, float)) and 0 <= value <= 1):
@@ -121,7 +122,7 @@ def check_setting(pipe, name: str, value):
     if name == "prompt" and not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
-# %% ../nbs/08_pipeline.ipynb #9c641ee3
+# %% ../nbs/08_pipeline.ipynb #5e4bd4df
 def vae_encode(
     vae,               # TinyVAE, AutoencoderTiny or AutoencoderKL
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -143,7 +144,7 @@ def vae_decode(
         return vae.decode(latents)
     return vae.decode(latents / vae.config.scaling_factor).sample
 
-# %% ../nbs/08_pipeline.ipynb #adb0cb5e
+# %% ../nbs/08_pipeline.ipynb #9c8634a6
 class Models:
     "The models of a Live2Diff pipeline, and what can be computed with them on pictures."
 
@@ -163,11 +164,14 @@ class Models:
         max_timestep: int | None = None,  # noisiest entry the weights are good for
         factor: int = 8,                  # pixels per latent along a side
         clip_skip: int = 0,               # last layers of the text encoder left out
+        runners: dict | None = None,      # called in place of "unet", "encode", "decode", "depth", e.g. chapter 17's
     ):
         check_size(height, width, factor)
         self.unet, self.vae, self.depth, self.text_encoder, self.tokenizer, self.scheduler = unet, vae, depth, text_encoder, tokenizer, scheduler
         self.styles, self.height, self.width, self.window, self.warmup = styles or {}, height, width, window, warmup
         self.max_timestep, self.factor, self.clip_skip = max_timestep, factor, clip_skip
+        own = {"unet": unet, "encode": partial(vae_encode, vae), "decode": partial(vae_decode, vae), "depth": depth}
+        self.runners = {**own, **(runners or {})}
         self.timings = Counter()
 
     @contextmanager
@@ -187,15 +191,15 @@ class Models:
     def to_frames(self, latents: Tensor) -> list[np.ndarray]:
         "(n, 4, h, w) latents to uint8 frames."
         with self.timed("vae"):
-            pictures = vae_decode(self.vae, latents).float().add(1).mul(127.5).round().clamp(0, 255)
+            pictures = self.runners["decode"](latents).float().add(1).mul(127.5).round().clamp(0, 255)
             return list(pictures.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def encode(self, pictures: Tensor, scale: RunningRange) -> tuple[Tensor, Tensor]:
         "Latents of pictures (n, 3, h, w) and of their depth, both (n, 4, h/f, w/f); `scale` is the stream's depth range."
         with self.timed("depth"):
-            depth = depth_to_image(scale(self.depth(pictures / 2 + 0.5))).to(pictures)
+            depth = depth_to_image(scale(self.runners["depth"](pictures / 2 + 0.5))).to(pictures)
         with self.timed("vae"):
-            return vae_encode(self.vae, torch.cat([pictures, depth])).chunk(2)
+            return self.runners["encode"](torch.cat([pictures, depth])).chunk(2)
 
     def embed(self, prompt: str, style: str | None) -> Tensor:
         "(1, tokens, dim) embedding of a prompt in a style."
@@ -203,14 +207,14 @@ class Models:
         text = self.styles[style].format(prompt=prompt) if style else prompt
         return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
 
-# %% ../nbs/08_pipeline.ipynb #a712db27
+# %% ../nbs/08_pipeline.ipynb #7ee360b2
 def check_size(height: int, width: int, factor: int):
     "Refuse a working size that the VAE cannot divide, and name the nearest that it can."
     if min(height, width) < factor or height % factor or width % factor:
         near = " x ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
         raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}: try {near}")
 
-# %% ../nbs/08_pipeline.ipynb #bdca3162
+# %% ../nbs/08_pipeline.ipynb #c90dad99
 class Session:
     "One stream through the models: warmup, steps, changes of settings."
 
@@ -222,7 +226,7 @@ class Session:
         "An engine for the present strength and steps; frame numbers, and so the noise, go on."
         m = self.models
         timesteps = pick_timesteps(m.scheduler, m.steps, m.strength, max_timestep=m.max_timestep)
-        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, self.seed, self.fixed_noise)
+        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, self.seed, self.fixed_noise, m.runners["unet"])
         engine.count = self.engine.count if self.engine else 0
         return engine
 
@@ -271,7 +275,7 @@ class Session:
         with self.models.timed("unet"):
             return list(self.engine.drain()) if self.engine else []
 
-# %% ../nbs/08_pipeline.ipynb #ce358427
+# %% ../nbs/08_pipeline.ipynb #f4274787
 class Live2Diff(Models):
     "Live video translation: frames in, frames out, settings while it runs."
 

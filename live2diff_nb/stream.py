@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FrameNoise', 'InFlight', 'StreamCore', 'WarmupDenoiser', 'StreamDenoiser']
 
-# %% ../nbs/07_stream.ipynb #cd1f08e5
+# %% ../nbs/07_stream.ipynb #ec561fb3
 from typing import Iterator, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from .kvcache import KVCache, RingTable, check_window
 from .lcm import add_noise, consistency, make_scheduler, predict_x0, row_scalings
 from .unet import StreamUNet, chunk_views, ring_views
 
-# %% ../nbs/07_stream.ipynb #ee378b17
+# %% ../nbs/07_stream.ipynb #10a962a8
 class FrameNoise:
     "Gaussian noise as a function of seed, frame number and denoising row."
 
@@ -36,7 +36,7 @@ class FrameNoise:
         self.generator.manual_seed(self.seed * 1_000_003 + (0 if self.fixed else frame))
         return torch.randn(rows, *like.shape[1:], generator=self.generator).to(like)
 
-# %% ../nbs/07_stream.ipynb #5f8b09f1
+# %% ../nbs/07_stream.ipynb #03d53072
 class InFlight(NamedTuple):
     "A frame between two denoising steps."
     number: int      # of the streamed frame, 0 is the first after the warmup
@@ -44,7 +44,7 @@ class InFlight(NamedTuple):
     depth: Tensor    # (1, c0, h, w) depth features
     inject: Tensor   # (T-1, 1, 4, h, w) its own noise for going from row k to row k+1
 
-# %% ../nbs/07_stream.ipynb #51982c7f
+# %% ../nbs/07_stream.ipynb #b5bc4fa5
 class StreamCore:
     "What warmup, pipelined and sequential denoising share: the network, noise levels, cache and frames in flight."
 
@@ -57,11 +57,13 @@ class StreamCore:
         scheduler=None,               # diffusers LCMScheduler: noise levels and prediction type; default as AnimateDiff
         seed: int = 0,                # of the engine's own noise
         fixed_noise: bool = False,    # True: one noise for all frames
+        runner=None,                  # called in the UNet's place, e.g. chapter 17's `OnnxStep`
     ):
         check_window(window, warmup)
         if not len(timesteps) or list(timesteps) != sorted(set(timesteps), reverse=True):
             raise ValueError(f"timesteps must fall from the noisiest to the cleanest row, got {list(timesteps)}")
         self.unet, self.window, self.warmup, self.rows = unet, window, warmup, len(timesteps)
+        self.runner = runner or unet
         self.scheduler = scheduler or make_scheduler()
         self.scalings = row_scalings(self.scheduler, timesteps, unet.device, unet.dtype)
         self.timesteps = torch.tensor(list(timesteps), device=unet.device)
@@ -70,11 +72,11 @@ class StreamCore:
 
     def denoise(self, x: Tensor, rows: slice, depth: Tensor, views: list) -> Tensor:
         "One network call on latents `x` at the noise levels of `rows`: the estimate of the clean latents."
-        out = self.unet(x, self.timesteps[rows], self.text, depth, views)
+        out = self.runner(x, self.timesteps[rows], self.text, depth, views)
         scalings = self.scalings.rows(rows)
         return consistency(x, predict_x0(out, x, scalings, self.scheduler.config.prediction_type), scalings)
 
-# %% ../nbs/07_stream.ipynb #9a10aa18
+# %% ../nbs/07_stream.ipynb #189ca091
 class WarmupDenoiser(StreamCore):
     "The core with its warmup."
 
@@ -124,7 +126,7 @@ class WarmupDenoiser(StreamCore):
             place = f"{size[0]}, {size[1]}" if size is not None else "h, w"
             raise ValueError(f"{name} must be ({frames}, {channels}, {place}), got {tuple(x.shape)}")
 
-# %% ../nbs/07_stream.ipynb #9c672774
+# %% ../nbs/07_stream.ipynb #2d760eea
 class StreamDenoiser(WarmupDenoiser):
     "Live2Diff's streaming engine on latents: warm up once, then one step a frame (paper, Sec. 3.4 and App. A.2)."
 
