@@ -19,7 +19,7 @@ help:
 	@echo "make test     every check: exports, notebooks, site, pytest"
 	@echo "make docs     build the site in _docs/"
 	@echo "make bench    measure speed and memory on this machine"
-	@echo "make weights  train the bundled model again (hours)"
+	@echo "make weights  train the bundled model again (hours; resumes; PHOTOS=folders of pictures)"
 	@echo "make prepare  after editing a notebook: export, clean, copy, README"
 	@echo "make clean    remove what the commands above made, except .venv"
 
@@ -84,7 +84,7 @@ bench: $(VENV)/.dev
 	$(BIN)/live2diff-nb bench
 
 weights: $(VENV)/.dev
-	$(BIN)/python -m live2diff_nb.train
+	$(BIN)/python -c "from live2diff_nb.train import main; main()" all --folder out/weights $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:
 	rm -rf _docs _proc build dist out *.egg-info .pytest_cache

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
-           'Models', 'check_size', 'Session', 'Live2Diff']
+           'Models', 'check_size', 'Session', 'Ahead', 'Live2Diff']
 
-# %% ../nbs/08_pipeline.ipynb #9eda40f2
+# %% ../nbs/08_pipeline.ipynb #00ac892f
 import time
 import warnings
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral, Real
 from typing import Iterable, Iterator
 
 import cv2
@@ -20,11 +22,11 @@ import torch
 from torch import Tensor
 
 from .depth import RunningRange, depth_to_image
-from .kvcache import cache_bytes
+from .kvcache import cache_bytes, check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
 
-# %% ../nbs/08_pipeline.ipynb #a8d0747e
+# %% ../nbs/08_pipeline.ipynb #b8d13e94
 def prepare_frame(
     frame,        # (H, W, 3) uint8 RGB; grey (H, W) or (H, W, 1) and RGBA (H, W, 4) are accepted
     height: int,  # wanted
@@ -40,19 +42,19 @@ def prepare_frame(
         raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {frame.shape}: pass one frame at a time, channels last")
     return fit_frame(frame[..., :3], height, width)
 
-# %% ../nbs/08_pipeline.ipynb #9ea2108f
+# %% ../nbs/08_pipeline.ipynb #854e9bcf
 def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     "Centre crop to the aspect ratio of `height x width`, then resize (area when shrinking)."
     h, w = frame.shape[:2]
     if (h, w) == (height, width):
         return np.ascontiguousarray(frame)
     scale = max(height / h, width / w)
-    ch, cw = min(h, round(height / scale)), min(w, round(width / scale))
+    ch, cw = min(h, max(1, round(height / scale))), min(w, max(1, round(width / scale)))
     top, left = (h - ch) // 2, (w - cw) // 2
     crop = np.ascontiguousarray(frame[top : top + ch, left : left + cw])
     return cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
-# %% ../nbs/08_pipeline.ipynb #ad02daea
+# %% ../nbs/08_pipeline.ipynb #108c2566
 class Ledger:
     "Pairs inputs with results that come late or not at all."
 
@@ -74,7 +76,7 @@ class Ledger:
                 self.last = results.popleft()
             yield self.last, time.perf_counter() - self.waiting.popleft()[1]
 
-# %% ../nbs/08_pipeline.ipynb #c2acd017
+# %% ../nbs/08_pipeline.ipynb #5a4b6b03
 class SimilarFilter:
     "Skip frames that look like the last one kept. Deterministic."
 
@@ -94,7 +96,7 @@ class SimilarFilter:
         self.kept, self.skipped = picture, 0
         return False
 
-# %% ../nbs/08_pipeline.ipynb #0b1165c2
+# %% ../nbs/08_pipeline.ipynb #b00219c6
 class Setting:
     "An attribute that may be changed while a stream runs: checked when set, noticed at the next frame."
 
@@ -110,19 +112,21 @@ class Setting:
             setattr(pipe, self.name, value)
             pipe.version += 1
 
-# %% ../nbs/08_pipeline.ipynb #d71e7816
+# %% ../nbs/08_pipeline.ipynb #65400376
 def check_setting(pipe, name: str, value):
     "One clear sentence for a setting that cannot be."
-    if name == "strength" and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+    if name == "strength" and not (isinstance(value, Real) and 0 <= value <= 1):
         raise ValueError(f"strength must be a number from 0 (keep the input) to 1 (most freedom), got {value!r}")
-    if name == "steps" and not (isinstance(value, int) and value >= 1):
-        raise ValueError(f"steps must be a whole number of at least 1, got {value!r}")
+    if name == "steps":
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {value!r}")
+        pick_timesteps(pipe.scheduler, int(value), max_timestep=pipe.max_timestep)       # as many timesteps as that?
     if name == "style" and value is not None and value not in pipe.styles:
         raise ValueError(f"unknown style {value!r}: choose one of {', '.join(pipe.styles)}, or None")
     if name == "prompt" and not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
-# %% ../nbs/08_pipeline.ipynb #5e4bd4df
+# %% ../nbs/08_pipeline.ipynb #cca759d5
 def vae_encode(
     vae,               # TinyVAE, AutoencoderTiny or AutoencoderKL
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -144,7 +148,7 @@ def vae_decode(
         return vae.decode(latents)
     return vae.decode(latents / vae.config.scaling_factor).sample
 
-# %% ../nbs/08_pipeline.ipynb #9c8634a6
+# %% ../nbs/08_pipeline.ipynb #74a0c57b
 class Models:
     "The models of a Live2Diff pipeline, and what can be computed with them on pictures."
 
@@ -164,14 +168,13 @@ class Models:
         max_timestep: int | None = None,  # noisiest entry the weights are good for
         factor: int = 8,                  # pixels per latent along a side
         clip_skip: int = 0,               # last layers of the text encoder left out
-        runners: dict | None = None,      # called in place of "unet", "encode", "decode", "depth", e.g. chapter 17's
+        runner=None,                      # called in the UNet's place while streaming, e.g. chapter 17's `OnnxStep`
     ):
         check_size(height, width, factor)
+        check_window(window, warmup)
         self.unet, self.vae, self.depth, self.text_encoder, self.tokenizer, self.scheduler = unet, vae, depth, text_encoder, tokenizer, scheduler
         self.styles, self.height, self.width, self.window, self.warmup = styles or {}, height, width, window, warmup
-        self.max_timestep, self.factor, self.clip_skip = max_timestep, factor, clip_skip
-        own = {"unet": unet, "encode": partial(vae_encode, vae), "decode": partial(vae_decode, vae), "depth": depth}
-        self.runners = {**own, **(runners or {})}
+        self.max_timestep, self.factor, self.clip_skip, self.runner = max_timestep, factor, clip_skip, runner
         self.timings = Counter()
 
     @contextmanager
@@ -191,15 +194,15 @@ class Models:
     def to_frames(self, latents: Tensor) -> list[np.ndarray]:
         "(n, 4, h, w) latents to uint8 frames."
         with self.timed("vae"):
-            pictures = self.runners["decode"](latents).float().add(1).mul(127.5).round().clamp(0, 255)
+            pictures = vae_decode(self.vae, latents).float().add(1).mul(127.5).round().clamp(0, 255)
             return list(pictures.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def encode(self, pictures: Tensor, scale: RunningRange) -> tuple[Tensor, Tensor]:
         "Latents of pictures (n, 3, h, w) and of their depth, both (n, 4, h/f, w/f); `scale` is the stream's depth range."
         with self.timed("depth"):
-            depth = depth_to_image(scale(self.runners["depth"](pictures / 2 + 0.5))).to(pictures)
+            depth = depth_to_image(scale(self.depth(pictures / 2 + 0.5))).to(pictures)
         with self.timed("vae"):
-            return self.runners["encode"](torch.cat([pictures, depth])).chunk(2)
+            return vae_encode(self.vae, torch.cat([pictures, depth])).chunk(2)
 
     def embed(self, prompt: str, style: str | None) -> Tensor:
         "(1, tokens, dim) embedding of a prompt in a style."
@@ -207,14 +210,14 @@ class Models:
         text = self.styles[style].format(prompt=prompt) if style else prompt
         return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
 
-# %% ../nbs/08_pipeline.ipynb #7ee360b2
+# %% ../nbs/08_pipeline.ipynb #b869e7fa
 def check_size(height: int, width: int, factor: int):
     "Refuse a working size that the VAE cannot divide, and name the nearest that it can."
     if min(height, width) < factor or height % factor or width % factor:
         near = " x ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
         raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}: try {near}")
 
-# %% ../nbs/08_pipeline.ipynb #c90dad99
+# %% ../nbs/08_pipeline.ipynb #894b3771
 class Session:
     "One stream through the models: warmup, steps, changes of settings."
 
@@ -225,24 +228,26 @@ class Session:
     def new_engine(self) -> StreamDenoiser:
         "An engine for the present strength and steps; frame numbers, and so the noise, go on."
         m = self.models
-        timesteps = pick_timesteps(m.scheduler, m.steps, m.strength, max_timestep=m.max_timestep)
-        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, self.seed, self.fixed_noise, m.runners["unet"])
+        timesteps = pick_timesteps(m.scheduler, int(m.steps), float(m.strength), max_timestep=m.max_timestep)
+        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, self.seed, self.fixed_noise, m.runner)
         engine.count = self.engine.count if self.engine else 0
         return engine
 
-    def push(self, picture: Tensor) -> list[Tensor]:
-        "Take one picture (1, 3, h, w); the denoised latents that are ready now, in order."
+    def push(self, encoded: tuple, version: int) -> list[Tensor]:
+        "Take one frame's `Models.encode` and the settings' version it came with; the denoised latents that are ready now, in order."
         ready = []
-        if self.version != self.models.version and self.engine:
+        if version != self.version and self.engine:
             ready += self.apply_change()
-        self.version = self.models.version
-        encoded = self.models.encode(picture, self.scale)
+        self.version = version
+        self.recent.append(encoded)
         if self.engine is None:
-            self.recent.append(encoded)
-            return ready + (self.start() if len(self.recent) >= self.models.warmup else [])
+            if len(self.recent) < self.models.warmup:
+                return []
+            ready += self.start()
+            if self.models.warmup:
+                return ready
         with self.models.timed("unet"):
             x0 = self.engine.step(*encoded)
-        self.recent.append(encoded)
         return ready + ([] if x0 is None else [x0])
 
     def start(self, rows: slice = slice(None)) -> list[Tensor]:
@@ -273,9 +278,34 @@ class Session:
             self.recent.extend([self.recent[-1]] * (self.models.warmup - count))
             return self.start(slice(count))
         with self.models.timed("unet"):
-            return list(self.engine.drain()) if self.engine else []
+            return self.engine.drain() if self.engine else []
 
-# %% ../nbs/08_pipeline.ipynb #f4274787
+# %% ../nbs/08_pipeline.ipynb #310ffc83
+class Ahead:
+    "Runs a job beside the caller and hands back the one before; or, when off, at once."
+
+    def __init__(self, on: bool):
+        self.pool, self.waiting = ThreadPoolExecutor(1, "encoder", lambda: torch.set_num_threads(1)) if on else None, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+
+    def put(self, job, tag) -> list[tuple]:
+        "Start `job`; `[(result, tag)]` of the one that is ready, or `[]`."
+        if not self.pool:
+            return [(job(), tag)]
+        ready, self.waiting = self.waiting, [(self.pool.submit(torch.inference_mode()(job)), tag)]
+        return [(future.result(), before) for future, before in ready]
+
+    def rest(self) -> list[tuple]:
+        "What has not been handed back yet."
+        return [(future.result(), tag) for future, tag in self.waiting]
+
+# %% ../nbs/08_pipeline.ipynb #ed5deefa
 class Live2Diff(Models):
     "Live video translation: frames in, frames out, settings while it runs."
 
@@ -298,7 +328,6 @@ class Live2Diff(Models):
         from live2diff_nb.weights import load_models         # chapter 9 stands after this one
         return cls(**{**load_models(name, device, dtype), **settings})
 
-    @torch.inference_mode()
     def stream(
         self,
         frames: Iterable[np.ndarray],   # (H, W, 3) uint8 RGB each; see `prepare_frame` for what else is taken
@@ -310,28 +339,38 @@ class Live2Diff(Models):
         fixed_noise: bool = False,      # one noise for all frames: steadier
         change: str = "cut",            # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         similar: float | None = None,   # skip frames more alike than this cosine, e.g. 0.98
+        ahead: bool = False,            # encode a frame while the one before is denoised: faster on a CPU, one frame later
     ) -> Iterator[np.ndarray]:          # (height, width, 3) uint8 RGB, one per input frame
         "Translate frames as they come. A bad frame is named in a warning and shows the last result again."
         self._begin(prompt, style, steps, strength, change)
-        session, ledger = Session(self, seed, fixed_noise, change), Ledger()
         judge = SimilarFilter(similar) if similar is not None else None
-        for number, frame in enumerate(frames):
-            picture = self._picture(frame, number)
-            own = picture is not None and not (judge and judge.skip(picture))
-            ledger.add(own)
-            yield from self._out(ledger, session.push(picture) if own else [])
+        return self._run(frames, Session(self, seed, fixed_noise, change), judge, ahead)
+
+    @torch.inference_mode()
+    def _run(self, frames, session: Session, judge: SimilarFilter | None, ahead: bool) -> Iterator[np.ndarray]:
+        "The stream itself."
+        ledger = Ledger()
+        with Ahead(ahead) as encoder:
+            for number, frame in enumerate(frames):
+                picture = self._picture(frame, number)
+                own = picture is not None and not (judge and judge.skip(picture))
+                ledger.add(own)
+                ready = encoder.put(partial(self.encode, picture, session.scale), self.version) if own else []
+                yield from self._out(ledger, [x0 for item in ready for x0 in session.push(*item)])
+            yield from self._out(ledger, [x0 for item in encoder.rest() for x0 in session.push(*item)])
         yield from self._out(ledger, session.finish())
 
     def _begin(self, prompt, style, steps, strength, change):
         "Check and take over the arguments of `stream`."
         if change not in ("cut", "soft"):
             raise ValueError(f"change must be 'cut' (re-warm) or 'soft' (keep the cache), got {change!r}")
-        for name, value in dict(prompt=prompt, style=style, steps=steps, strength=strength).items():
-            if value is not None:
-                setattr(self, name, value)
-        if prompt is not None and style is None:
-            self.style = None
-        pick_timesteps(self.scheduler, self.steps, self.strength, max_timestep=self.max_timestep)
+        given = {name: value for name, value in dict(prompt=prompt, style=style, steps=steps, strength=strength).items() if value is not None}
+        for name, value in given.items():
+            check_setting(self, name, value)
+        if prompt is not None:
+            given.setdefault("style", None)
+        for name, value in given.items():
+            setattr(self, name, value)
         self.timings.clear(), self.latencies.clear()
 
     def _picture(self, frame, number: int) -> Tensor | None:

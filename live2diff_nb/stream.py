@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FrameNoise', 'InFlight', 'StreamCore', 'WarmupDenoiser', 'StreamDenoiser']
 
-# %% ../nbs/07_stream.ipynb #ec561fb3
-from typing import Iterator, NamedTuple
+# %% ../nbs/07_stream.ipynb #074e3284
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .kvcache import KVCache, RingTable, check_window
 from .lcm import add_noise, consistency, make_scheduler, predict_x0, row_scalings
 from .unet import StreamUNet, chunk_views, ring_views
 
-# %% ../nbs/07_stream.ipynb #10a962a8
+# %% ../nbs/07_stream.ipynb #1f98cee3
 class FrameNoise:
     "Gaussian noise as a function of seed, frame number and denoising row."
 
@@ -36,7 +36,7 @@ class FrameNoise:
         self.generator.manual_seed(self.seed * 1_000_003 + (0 if self.fixed else frame))
         return torch.randn(rows, *like.shape[1:], generator=self.generator).to(like)
 
-# %% ../nbs/07_stream.ipynb #03d53072
+# %% ../nbs/07_stream.ipynb #4907687f
 class InFlight(NamedTuple):
     "A frame between two denoising steps."
     number: int      # of the streamed frame, 0 is the first after the warmup
@@ -44,7 +44,7 @@ class InFlight(NamedTuple):
     depth: Tensor    # (1, c0, h, w) depth features
     inject: Tensor   # (T-1, 1, 4, h, w) its own noise for going from row k to row k+1
 
-# %% ../nbs/07_stream.ipynb #b5bc4fa5
+# %% ../nbs/07_stream.ipynb #999bb9c1
 class StreamCore:
     "What warmup, pipelined and sequential denoising share: the network, noise levels, cache and frames in flight."
 
@@ -76,7 +76,7 @@ class StreamCore:
         scalings = self.scalings.rows(rows)
         return consistency(x, predict_x0(out, x, scalings, self.scheduler.config.prediction_type), scalings)
 
-# %% ../nbs/07_stream.ipynb #189ca091
+# %% ../nbs/07_stream.ipynb #ca90d1be
 class WarmupDenoiser(StreamCore):
     "The core with its warmup."
 
@@ -114,6 +114,8 @@ class WarmupDenoiser(StreamCore):
     def _noise(self, like: Tensor, noise: dict | None, frames) -> tuple[Tensor, Tensor]:
         "`encode` (F, 4, h, w) and `inject` (T-1, F, 4, h, w): recorded, or the frames' own."
         if noise is not None:
+            if self.rows > 1 and noise.get("inject") is None:
+                raise ValueError(f"noise needs 'inject' of {self.rows - 1} tensors beside 'encode': each row's result is noised again for the next")
             return noise["encode"], noise.get("inject")
         own = [self.noise(frame, self.rows, like[:1]) for frame in frames]
         own = torch.stack(own, 1) if own else like.new_empty(self.rows, *like.shape)     # (T, F, 4, h, w)
@@ -126,7 +128,7 @@ class WarmupDenoiser(StreamCore):
             place = f"{size[0]}, {size[1]}" if size is not None else "h, w"
             raise ValueError(f"{name} must be ({frames}, {channels}, {place}), got {tuple(x.shape)}")
 
-# %% ../nbs/07_stream.ipynb #2d760eea
+# %% ../nbs/07_stream.ipynb #aeb9613a
 class StreamDenoiser(WarmupDenoiser):
     "Live2Diff's streaming engine on latents: warm up once, then one step a frame (paper, Sec. 3.4 and App. A.2)."
 
@@ -150,12 +152,12 @@ class StreamDenoiser(WarmupDenoiser):
         return x0
 
     @torch.inference_mode()
-    def drain(self) -> Iterator[Tensor]:
-        "Finish the frames in flight: yields the last `T-1` results, oldest first."
+    def drain(self) -> list[Tensor]:
+        "Finish the frames in flight: the last `T-1` results, oldest first."
+        results = []
         while any(self.flight):
-            x0 = self._advance()
-            if x0 is not None:
-                yield x0
+            results.append(self._advance())
+        return [x0 for x0 in results if x0 is not None]
 
     def _enter(self, latent: Tensor, depth: Tensor, noise: dict | None) -> InFlight:
         "Noise a frame to the level of row 0 and number it."

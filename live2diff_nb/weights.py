@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['OFFICIAL_NAMES', 'FROM_CONFIG', 'TINY', 'check_position_tables', 'infer_config', 'load_official', 'check_keys',
-           'ResidualBlock', 'encoder', 'decoder', 'TinyVAE', 'encode_prompts', 'load_models', 'load_part',
-           'cpu_runners']
+           'ResidualBlock', 'encoder', 'decoder', 'TinyVAE', 'encode_prompts', 'load_models', 'load_part', 'cpu_runner']
 
-# %% ../nbs/09_weights.ipynb #cab36f0a
+# %% ../nbs/09_weights.ipynb #e212aa33
 import json
 from importlib.resources import files
 from importlib.util import find_spec
@@ -23,7 +22,7 @@ from .lcm import make_scheduler
 from .temporal import position_codes
 from .unet import StreamUNet
 
-# %% ../nbs/09_weights.ipynb #f178fd3d
+# %% ../nbs/09_weights.ipynb #3d9fda23
 def check_position_tables(
     state: dict,  # a motion state dict, may hold `...pos_encoder.pe` of (1, positions, channels)
 ):
@@ -32,7 +31,7 @@ def check_position_tables(
         if name.endswith("pos_encoder.pe") and (table[0].float() - position_codes(*table.shape[1:]).to(table.device)).abs().max() > 1e-2:
             raise ValueError(f"{name} is not the sinusoid table of AnimateDiff: these motion modules need another position code")
 
-# %% ../nbs/09_weights.ipynb #6703800a
+# %% ../nbs/09_weights.ipynb #5b29674c
 def infer_config(
     state: dict,  # a merged StreamUNet state dict
 ) -> dict:
@@ -50,7 +49,7 @@ def infer_config(
         motion_levels=tuple(count(f"down_blocks.{i}.motion_modules.") > 0 for i in levels),
         depth_channels=(state["flow_conv_in.conv_in.weight"].shape[0], *(state[f"flow_conv_in.blocks.{i + 1}.weight"].shape[0] for i in depth)))
 
-# %% ../nbs/09_weights.ipynb #90dd0084
+# %% ../nbs/09_weights.ipynb #128aa667
 OFFICIAL_NAMES = {"num_attention_heads": "motion_heads", "temporal_num_attention_heads": "motion_heads", "group_norm_groups": "motion_norm_groups"}
 FROM_CONFIG = ("attention_head_dim", "norm_num_groups", "norm_eps", "flip_sin_to_cos", "freq_shift", "motion_heads", "motion_norm_groups")
 
@@ -72,7 +71,7 @@ def load_official(
     unet.load_state_dict(state, assign=True)
     return unet.eval().requires_grad_(False)
 
-# %% ../nbs/09_weights.ipynb #c56e049d
+# %% ../nbs/09_weights.ipynb #3aca834d
 def check_keys(
     expected: dict,  # state dict of the model
     found: dict,     # state dict to be loaded
@@ -84,7 +83,7 @@ def check_keys(
     if told:
         raise ValueError("these weights do not fit the model: " + "; ".join(told))
 
-# %% ../nbs/09_weights.ipynb #b3021679
+# %% ../nbs/09_weights.ipynb #6042449a
 class ResidualBlock(nn.Module):
     "Two 3 x 3 convolutions around a shortcut; no normalisation, so it is cheap and acts alike on every frame."
     def __init__(self,
@@ -100,7 +99,7 @@ class ResidualBlock(nn.Module):
     ) -> Tensor:   # (n, channels, h, w) features
         return x + self.conv2(self.act(self.conv1(self.act(x))))
 
-# %% ../nbs/09_weights.ipynb #c7a3e104
+# %% ../nbs/09_weights.ipynb #1b4be7cc
 def encoder(in_channels, latent_channels, channels, factor, blocks):
     "Fold `factor x factor` pixels into channels, then stay at the small size."
     return nn.Sequential(
@@ -108,7 +107,7 @@ def encoder(in_channels, latent_channels, channels, factor, blocks):
         *[ResidualBlock(channels) for _ in range(blocks)],
         nn.SiLU(), nn.Conv2d(channels, latent_channels, 3, padding=1))
 
-# %% ../nbs/09_weights.ipynb #f70c70f1
+# %% ../nbs/09_weights.ipynb #f78a8f70
 def decoder(in_channels, latent_channels, channels, factor, blocks):
     "The encoder's mirror: all work at the small size, then unfold channels into pixels."
     return nn.Sequential(
@@ -116,7 +115,7 @@ def decoder(in_channels, latent_channels, channels, factor, blocks):
         *[ResidualBlock(channels) for _ in range(blocks)],
         nn.SiLU(), nn.Conv2d(channels, in_channels * factor**2, 3, padding=1), nn.PixelShuffle(factor))
 
-# %% ../nbs/09_weights.ipynb #d1e0a2a5
+# %% ../nbs/09_weights.ipynb #84e895e5
 class TinyVAE(ModelMixin, ConfigMixin):
     "A small deterministic autoencoder: pictures to latents `factor` times smaller, and back."
     scaled_latents = True    # `encode` and `decode` apply `scaling_factor` themselves
@@ -152,7 +151,7 @@ class TinyVAE(ModelMixin, ConfigMixin):
     ) -> Tensor:        # (n, 3, h, w): what is left of them
         return self.decode(self.encode(images))
 
-# %% ../nbs/09_weights.ipynb #b4a970fd
+# %% ../nbs/09_weights.ipynb #58cb5172
 def encode_prompts(
     tokenizer,             # CLIP tokenizer
     text_encoder,          # CLIP text model
@@ -167,7 +166,7 @@ def encode_prompts(
     body = getattr(text_encoder, "text_model", text_encoder)
     return body.final_layer_norm(out.hidden_states[-1 - clip_skip])
 
-# %% ../nbs/09_weights.ipynb #c7c81a66
+# %% ../nbs/09_weights.ipynb #73cc5f0b
 TINY = Path(files("live2diff_nb")) / "assets" / "tiny"
 
 
@@ -189,10 +188,10 @@ def load_models(
     for part in ("unet", "vae", "depth"):
         parts[part].to(memory_format=torch.channels_last)                 # chosen by measurement: chapter 4
     scheduler = make_scheduler(config["prediction_type"])
-    return dict(**parts, tokenizer=CLIPTokenizer.from_pretrained(TINY / "tokenizer"), scheduler=scheduler, styles=config["styles"], runners=cpu_runners(parts),
+    return dict(**parts, tokenizer=CLIPTokenizer.from_pretrained(TINY / "tokenizer"), scheduler=scheduler, styles=config["styles"], runner=cpu_runner(parts["unet"]),
                 max_timestep=config["max_timestep"], strength=config["strength"], factor=parts["vae"].config.factor)
 
-# %% ../nbs/09_weights.ipynb #d27c5694
+# %% ../nbs/09_weights.ipynb #849d7c1a
 def load_part(
     kind,    # class with `from_pretrained`
     folder,  # of its config and weights
@@ -204,13 +203,12 @@ def load_part(
     logging.disable_progress_bar()
     return kind.from_pretrained(folder, torch_dtype=dtype).to(device).eval().requires_grad_(False)
 
-# %% ../nbs/09_weights.ipynb #a28eb1ca
-def cpu_runners(
-    parts: dict,  # the embedded models
-) -> dict:        # what runs in their place while streaming; may be empty
-    "On a CPU in single precision, with onnxruntime installed, its graphs drive the embedded model (chapter 17)."
-    unet = parts["unet"]
+# %% ../nbs/09_weights.ipynb #d500c81c
+def cpu_runner(
+    unet: StreamUNet,  # the embedded one
+):                     # called in its place while streaming; None: the UNet itself
+    "On a CPU in single precision, with onnxruntime installed, a graph runs the streaming steps (chapter 17)."
     if unet.device.type != "cpu" or unet.dtype != torch.float32 or find_spec("onnxruntime") is None:
-        return {}
-    from live2diff_nb.onnx_step import open_graphs                        # chapter 17 stands after this one
-    return open_graphs(parts, TINY, window=16)
+        return None
+    from live2diff_nb.onnx_step import OnnxStep                           # chapter 17 stands after this one
+    return OnnxStep(unet, TINY / "step.onnx", window=16)

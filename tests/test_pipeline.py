@@ -25,6 +25,13 @@ def pipe(loaded):
     return loaded
 
 
+@pytest.fixture(scope="module")
+def plain(loaded):
+    "Results of the whole clip under settings as new, and under the other prompt."
+    loaded.style, loaded.steps, loaded.strength = None, 2, 0.5
+    return {prompt: run(loaded, CLIP, prompt=prompt) for prompt in (A, B)}
+
+
 def run(pipe, frames, **settings):
     return list(pipe.stream(frames, **settings))
 
@@ -32,6 +39,11 @@ def run(pipe, frames, **settings):
 def distance(a, b):
     "Mean difference of pixels, 0..255."
     return np.abs(np.float32(a) - np.float32(b)).mean()
+
+
+def close(a, b):
+    "Alike but for rounding: a row on its own is not bit-equal to the same row in a batch."
+    return len(a) == len(b) and all(np.abs(np.int16(x) - y).max() <= 1 for x, y in zip(a, b))
 
 
 def same(a, b):
@@ -90,7 +102,7 @@ def test_working_size(pipe, monkeypatch, height, width):
 # ---- seeds -----------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("settings", [dict(), dict(fixed_noise=True), dict(steps=3, similar=0.99)], ids=str)
 def test_seed_decides(pipe, settings):
-    first, again, other = (run(pipe, CLIP[:14], seed=seed, **settings) for seed in (1, 1, 2))
+    first, again, other = (run(pipe, CLIP[:11], seed=seed, **settings) for seed in (1, 1, 2))
     assert same(first, again) and not any(np.array_equal(a, b) for a, b in zip(first, other))
 
 
@@ -103,43 +115,30 @@ def test_fixed_noise_is_steadier_on_a_still_picture(pipe):
 
 
 # ---- settings while it runs ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("change", ["cut", "soft"])
-@pytest.mark.parametrize("name, first, second", [("prompt", A, B), ("style", A, B)])
-def test_a_change_shows_within_the_warmup_and_can_be_undone(pipe, change, name, first, second):
-    "A, B from frame 16, A again from frame 32; compared with all A and all B."
-    def settings(value): return {"prompt": value} if name == "prompt" else {"prompt": "", "style": value}
-    all_a, all_b = (run(pipe, CLIP, **settings(value)) for value in (first, second))
-    frames = changing(pipe, CLIP, {16: {name: second}, 32: {name: first}})
-    out = run(pipe, frames, change=change, **settings(first))
-    assert len(out) == len(CLIP) and same(out[:14], all_a[:14])
-    soon = slice(16 + pipe.warmup, 30)
-    assert distance(out[soon], all_b[soon]) < 0.5 * distance(out[soon], all_a[soon])
-    late = slice(32 + pipe.warmup, 50)
-    assert distance(out[late], all_a[late]) < 0.5 * distance(out[late], all_b[late])
-
-
-def test_cut_shows_at_once(pipe):
-    all_a, all_b = (run(pipe, CLIP[:24], prompt=prompt) for prompt in (A, B))
-    out = run(pipe, changing(pipe, CLIP[:24], {16: dict(prompt=B)}), prompt=A)
-    assert same(out[:16], all_a[:16])                                           # what was in flight is finished as it was
-    assert distance(out[16], all_b[16]) < 0.5 * distance(out[16], all_a[16])
+@pytest.mark.parametrize("change, name", [("cut", "prompt"), ("soft", "prompt"), ("cut", "style")])
+def test_a_change_shows_within_the_warmup_and_can_be_undone(pipe, plain, change, name):
+    "A, B from frame 16, A again from frame 32, compared with all A and all B; a style with an empty prompt is its name alone."
+    start = {"prompt": A} if name == "prompt" else {"prompt": "", "style": A}
+    out = run(pipe, changing(pipe, CLIP, {16: {name: B}, 32: {name: A}}), change=change, **start)
+    assert len(out) == len(CLIP) and close(out[:16], plain[A][:16])                # what was in flight is finished as it was
+    first = 16 if change == "cut" else 16 + pipe.warmup                            # "cut" shows at once
+    for span, here, there in ((slice(first, 32), B, A), (slice(first + 16, 50), A, B)):
+        assert distance(out[span], plain[here][span]) < 0.5 * distance(out[span], plain[there][span])
 
 
 @pytest.mark.parametrize("change", ["cut", "soft"])
 @pytest.mark.parametrize("changes", [
     {12: dict(strength=0.9)}, {12: dict(steps=4)}, {12: dict(steps=1)}, {3: dict(steps=3, strength=0.2)}, {8: dict(strength=0)}, {0: dict(prompt=B)},
-    {n: dict(strength=n / 20) for n in range(20)}, {9: dict(steps=4), 10: dict(steps=1), 11: dict(prompt=B, steps=3), 19: dict(strength=1)}], ids=str)
-def test_changes_in_mid_stream_keep_the_count(pipe, change, changes):
-    out, plain = run(pipe, changing(pipe, CLIP[:20], changes), change=change), None
-    assert len(out) == 20
-    pipe.prompt, pipe.steps, pipe.strength = A, 2, 0.5
-    plain = run(pipe, CLIP[:20])
-    first = min(changes)
-    assert not same(out, plain) and (first < 8 or same(out[:first], plain[:first]))
+    {n: dict(strength=n / 20) for n in range(18)}, {9: dict(steps=4), 10: dict(steps=1), 11: dict(prompt=B, steps=3), 17: dict(strength=1)}], ids=str)
+def test_changes_in_mid_stream_keep_the_count(pipe, plain, change, changes):
+    out, first = run(pipe, changing(pipe, CLIP[:18], changes), change=change), min(changes)
+    assert len(out) == 18 and not close(out, plain[A][:18])
+    assert first < 8 or close(out[:first], plain[A][:first])
 
 
-def test_setting_what_is_set_already_changes_nothing(pipe):
-    assert same(run(pipe, changing(pipe, CLIP[:14], {10: dict(prompt=A, steps=2, strength=0.5)})), run(pipe, CLIP[:14]))
+def test_setting_what_is_set_already_changes_nothing(pipe, plain):
+    out = run(pipe, changing(pipe, CLIP[:14], {10: dict(prompt=A, steps=2, strength=0.5)}))
+    assert same(out[:13], plain[A][:13]) and close(out, plain[A][:14])             # the last frame was drained
 
 
 WRONG = [("strength", 1.5), ("strength", -0.1), ("strength", float("nan")), ("strength", "0.5"), ("strength", None), ("steps", 0), ("steps", -1),
@@ -148,21 +147,17 @@ WRONG = [("strength", 1.5), ("strength", -0.1), ("strength", float("nan")), ("st
 
 @pytest.mark.parametrize("name, value", WRONG, ids=str)
 def test_a_wrong_setting_raises_and_leaves_the_old_one(pipe, name, value):
-    def frames():
-        for n, frame in enumerate(CLIP[:14]):
-            if n == 10:
-                with pytest.raises(ValueError, match=name):
-                    setattr(pipe, name, value)
-            yield frame
-    before, expected = getattr(pipe, name), run(pipe, CLIP[:14])
-    assert same(run(pipe, frames()), expected) and getattr(pipe, name) == before
+    before, version = getattr(pipe, name), pipe.version
+    with pytest.raises(ValueError, match=name):
+        setattr(pipe, name, value)
+    assert getattr(pipe, name) == before and pipe.version == version                # a running stream notices nothing
 
 
 @pytest.mark.parametrize("wrong", [dict(steps=0), dict(strength=1.5), dict(strength=-1), dict(style="cubism"), dict(prompt=3), dict(change="fade"), dict(steps=1000)], ids=str)
 def test_wrong_arguments_of_stream(pipe, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         run(pipe, CLIP[:9], **wrong)
-    assert len(run(pipe, CLIP[:9])) == 9
+    assert len(run(pipe, CLIP[:3])) == 3
 
 
 def test_a_wrong_argument_leaves_all_settings(pipe):
@@ -181,57 +176,60 @@ def test_wrong_arguments_of_from_pretrained(make, named):
 # ---- bad frames ------------------------------------------------------------------------------------------------------------
 OF_ANOTHER_KIND = {"larger": moving_clip(1, 130, 130)[0], "smaller": moving_clip(1, 20, 20)[0], "wide": moving_clip(1, 64, 200)[0], "one pixel": CLIP[0][:1, :1],
                    "grey": CLIP[0][..., 0], "grey with a channel": CLIP[0][..., :1], "RGBA": np.dstack([CLIP[0], CLIP[0][..., 0]]),
-                   "a view": CLIP[0][::-1, ::-1], "torch": torch.from_numpy(CLIP[0]), "list": CLIP[0].tolist()}
+                   "a view": CLIP[0][::-1, ::-1], "torch": torch.from_numpy(CLIP[0])}
 BAD = {"float": CLIP[0] / 255, "NaN": np.full((64, 64, 3), np.nan, np.float32), "int64": CLIP[0].astype(np.int64), "bool": CLIP[0] > 9,
        "channels first": CLIP[0].transpose(2, 0, 1), "a batch": CLIP[0][None], "two channels": CLIP[0][..., :2], "one dimension": CLIP[0].ravel(),
        "empty": CLIP[0][:0], "None": None, "text": "frame.png", "a number": 3}
 
 
-@pytest.mark.parametrize("at", [2, 11])
-@pytest.mark.parametrize("kind", [k for k in OF_ANOTHER_KIND if k != "list"])
-def test_a_frame_of_another_kind_is_fitted(pipe, kind, at):
-    clip = [*CLIP[:at], OF_ANOTHER_KIND[kind], *CLIP[at + 1 : 13]]
+def test_frames_of_other_kinds_are_fitted(pipe):
+    "All of them after one another, in the warmup and later."
+    clip = [*CLIP[:5], *OF_ANOTHER_KIND.values()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         out = run(pipe, clip)
-    assert len(out) == 13 and all(x.shape == (64, 64, 3) for x in out)
+    assert len(out) == len(clip) and all(x.shape == (64, 64, 3) for x in out)
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_frame_is_named_and_the_stream_goes_on(pipe, kind):
+def test_grey_and_rgba_are_what_they_look_like(pipe):
+    grey = [frame[..., 0] for frame in CLIP[:9]]
+    assert same(run(pipe, grey), run(pipe, [np.dstack([g] * 4) for g in grey]))
+
+
+def test_a_bad_frame_is_named_and_the_stream_goes_on(pipe, plain):
     "It shows the last result again; all others come out as if it had never come."
-    with pytest.warns(UserWarning, match="frame 10 is left out.*") as caught:
-        out = run(pipe, [*CLIP[:10], BAD[kind], *CLIP[10:14]])
-    assert len([w for w in caught if "left out" in str(w.message)]) == 1
-    assert np.array_equal(out[10], out[9]) and same(out[:10] + out[11:], run(pipe, CLIP[:14]))
+    mixed = [frame for pair in zip(CLIP[9:], BAD.values()) for frame in pair]       # good and bad in turn
+    with pytest.warns(UserWarning) as caught:
+        out = run(pipe, [*CLIP[:9], *mixed])
+    named = [str(w.message).split(" is left out")[0] for w in caught if "left out" in str(w.message)]
+    assert named == [f"frame {n}" for n in range(10, 9 + len(mixed), 2)]
+    assert len(out) == 9 + len(mixed) and same(out[9::2], out[10::2])
+    assert close(out[:9] + out[9::2], plain[A][: 9 + len(BAD)])
 
 
 @pytest.mark.filterwarnings("ignore:frame .* is left out")
-@pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("bad", [(0,), (0, 1, 2), (3, 4), (7,), (8, 9), (12, 13, 14, 15), tuple(range(16)), (0, 5, 9, 15)], ids=str)
-def test_bad_frames_anywhere(pipe, bad, steps):
+@pytest.mark.parametrize("bad", [(0,), (0, 1, 2), (3, 4), (7,), (8, 9), (10, 11, 12), tuple(range(13)), (0, 5, 9, 12)], ids=str)
+def test_bad_frames_anywhere(pipe, plain, bad):
     "Before the first good frame its result is shown. If no good frame ever came there is nothing to show."
-    clip = [None if n in bad else CLIP[n] for n in range(16)]
-    good = [frame for frame in clip if frame is not None]
-    out, expected = run(pipe, clip, steps=steps), run(pipe, good, steps=steps)
-    if not good:
-        assert out == []
-        return
-    shown = [max(0, sum(f is not None for f in clip[: n + 1]) - 1) for n in range(16)]
+    clip, good = [CLIP[n] for n in range(13)], [n for n in range(13) if n not in bad]
+    for n in bad:
+        clip[n] = None
+    out, expected = run(pipe, clip, steps=3), run(pipe, [CLIP[n] for n in good], steps=3)
+    shown = [max(0, sum(g <= n for g in good) - 1) for n in range(13)] if good else []
     assert same(out, [expected[k] for k in shown])
 
 
 # ---- the similar-frame filter ------------------------------------------------------------------------------------------------
 def test_similar_filter_is_off_by_default_and_deterministic(pipe):
-    still = [CLIP[0]] * 20 + CLIP[20:30]
+    still = [CLIP[0]] * 20 + CLIP[20:24]
     plain, filtered, again = run(pipe, still), run(pipe, still, similar=0.98), run(pipe, still, similar=0.98)
-    assert len(plain) == len(filtered) == 30 and same(filtered, again)
+    assert len(plain) == len(filtered) == 24 and same(filtered, again)
     repeats = [sum(np.array_equal(a, b) for a, b in zip(out, out[1:])) for out in (plain, filtered)]
     assert repeats[0] == 0 and repeats[1] >= 15
 
 
-def test_similar_filter_that_skips_nothing_changes_nothing(pipe):
-    assert same(run(pipe, CLIP[:14], similar=1.5), run(pipe, CLIP[:14]))
+def test_similar_filter_that_skips_nothing_changes_nothing(pipe, plain):
+    assert close(run(pipe, CLIP[:14], similar=1.5), plain[A][:14])
 
 
 # ---- sources and several streams ---------------------------------------------------------------------------------------------
@@ -241,20 +239,21 @@ def test_an_error_of_the_source_is_not_swallowed(pipe):
         raise OSError("the camera is gone")
     out = []
     with pytest.raises(OSError, match="the camera is gone"):
-        out.extend(pipe.stream(source(), steps=1)) if False else [out.append(frame) for frame in pipe.stream(source(), steps=1)]
-    assert len(out) == 10 and len(run(pipe, CLIP[:9])) == 9
+        for frame in pipe.stream(source(), steps=1):
+            out.append(frame)
+    assert len(out) == 10 and len(run(pipe, CLIP[:3])) == 3
 
 
-def test_a_stream_may_be_left_early(pipe):
-    stream, closed = pipe.stream(iter(CLIP)), run(pipe, CLIP[:20])
-    assert same([next(stream) for _ in range(12)], closed[:12])
+def test_a_stream_may_be_left_early(pipe, plain):
+    stream = pipe.stream(iter(CLIP))
+    assert same([next(stream) for _ in range(12)], plain[A][:12])
     stream.close()
-    assert same(run(pipe, CLIP[:20]), closed) and not torch.is_inference_mode_enabled()
+    assert close(run(pipe, CLIP[:12]), plain[A][:12]) and not torch.is_inference_mode_enabled()
 
 
 def test_two_streams_from_one_pipeline(pipe):
     "Interleaved, with settings alike (they belong to the pipeline), each gives what it gives alone."
-    clips, seeds = (CLIP[:16], CLIP[20:36]), (1, 2)
+    clips, seeds = (CLIP[:12], CLIP[20:32]), (1, 2)
     alone = [run(pipe, clip, seed=seed) for clip, seed in zip(clips, seeds)]
     together = zip(*(pipe.stream(clip, seed=seed) for clip, seed in zip(clips, seeds)))
     assert all(same(list(out), expected) for out, expected in zip(zip(*together), alone))
@@ -280,3 +279,11 @@ def test_memory_estimate_is_what_is_allocated(pipe, monkeypatch, size, steps):
     assert [cache.nbytes for cache in caches] == [estimate["cache"]] and estimate["cache"] > 0
     assert estimate["unet"] == sum(p.numel() for p in pipe.unet.parameters()) * 4
     assert pipe.memory_estimate(128, 128, 3)["cache"] == pipe.memory_estimate(64, 64, 3)["cache"] * 4
+
+
+# ---- what drives the embedded model on a CPU -------------------------------------------------------------------------------
+def test_the_graph_gives_the_torch_models_pictures():
+    "At 256 x 256 an ONNX graph may run the streaming steps: the same pictures but for rounding, also past the ring's end."
+    clip = moving_clip(18, 256, 256)
+    by_graph, by_torch = (run(Live2Diff.from_pretrained("tiny", device="cpu", **driver), clip, prompt=A) for driver in ({}, {"runner": None}))
+    assert close(by_graph, by_torch)

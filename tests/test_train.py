@@ -1,0 +1,97 @@
+"Training: resume, bad numbers, damaged checkpoints, the depth adapter at its start, export."
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from live2diff_nb import Live2Diff, weights
+from live2diff_nb.data import STYLES, PhotoClips
+from live2diff_nb.depth import TinyDepth
+from live2diff_nb.train import TINY_UNET, Run, Trainer, load_state, main
+from live2diff_nb.weights import TINY, TinyVAE
+
+SMALL = dict(TINY_UNET, block_out_channels=(8, 8, 16), depth_channels=(8,))
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    noise = np.random.default_rng(0).integers(0, 256, (2, 1 + len(STYLES), 48, 56, 3), np.uint8)
+    return list(noise)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return [kind.from_pretrained(TINY / part).eval().requires_grad_(False) for kind, part in ((TinyVAE, "vae"), (TinyDepth, "depth"))]
+
+
+def trained(folder, stacks, frozen, stage, stop=None, steps=5):
+    "A trainer after `steps`, or killed at step `stop`; returns it with its losses."
+    trainer, losses = Trainer(folder, *frozen, SMALL, warmup=2), []
+
+    def report(step, loss):
+        losses.append(loss)
+        if step == stop: raise KeyboardInterrupt
+
+    try:
+        trainer.train(stacks, steps, stage, batch=2, frames=4, size=32, every=0, report=report)
+    except KeyboardInterrupt:
+        pass
+    return trainer, losses
+
+
+@pytest.mark.parametrize("stage", (1, 2))
+def test_resume_equals_uninterrupted(tmp_path, stacks, frozen, stage):
+    whole, losses = trained(tmp_path / "whole", stacks, frozen, stage)
+    trained(tmp_path / "cut", stacks, frozen, stage, stop=3)
+    again, rest = trained(tmp_path / "cut", stacks, frozen, stage)
+    assert len(losses) == 5 and len(rest) == 2 and losses[-2:] == rest
+    for ours, theirs in ((whole.models, again.models), (whole.average, again.average)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
+
+
+def test_stage_two_starts_from_the_average_of_stage_one(tmp_path, stacks, frozen):
+    first, _ = trained(tmp_path, stacks, frozen, 1, steps=3)
+    second = Trainer(tmp_path, *frozen, SMALL, seed=5)
+    second.load("stage2", "stage1")
+    assert second.step == 0 and not second.optimizer.state
+    assert all(torch.equal(a, b) for a, b in zip(second.models.parameters(), first.average.parameters()))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    run = Run(torch.nn.Linear(2, 2), tmp_path, lr=0.5)
+    with pytest.raises(FloatingPointError, match="became nan at step 2: .*smaller lr than 0.5"):
+        run.fit("x", lambda step: run.models.weight.sum() * (float("nan") if step == 2 else 1), 5, every=0)
+    assert load_state(tmp_path / "x.pt")["step"] == 2
+
+
+def test_a_cut_off_checkpoint_is_refused(tmp_path, stacks, frozen):
+    trained(tmp_path, stacks, frozen, 1, steps=1)
+    path = tmp_path / "stage1.pt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match="stage1.pt is damaged or cut off: delete it"):
+        trained(tmp_path, stacks, frozen, 1)
+
+
+def test_depth_changes_nothing_at_the_start_of_stage_two(tmp_path, stacks, frozen):
+    clips = [PhotoClips(stacks, frames=4, size=32)[i] for i in range(2)]
+    losses = []
+    for depth in (frozen[1], None):
+        trainer = Trainer(tmp_path, frozen[0], depth, SMALL, warmup=2)
+        torch.manual_seed(0)
+        losses.append(trainer.loss(clips, np.random.default_rng(0), temporal=True).item())
+    assert losses[0] == losses[1]
+
+
+def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, monkeypatch):
+    (tmp_path / "pairs").mkdir()
+    for i, stack in enumerate(stacks): np.save(tmp_path / f"pairs/{i}.npy", stack)
+    for part in ("vae", "depth"): shutil.copytree(TINY / part, tmp_path / part)
+    for part in ("unet1", "unet2", "export"):
+        main([part, "--folder", str(tmp_path), "--assets", str(tmp_path / "assets"), "--steps", "1", "--batch", "1", "--size", "32"])
+    monkeypatch.setattr(weights, "TINY", tmp_path / "assets")
+    pipe = Live2Diff.from_pretrained("tiny", height=64, width=64)
+    assert pipe.styles.keys() == json.loads((TINY / "config.json").read_text())["styles"].keys()
+    frames = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
+    assert len(list(pipe.stream(frames))) == 10
