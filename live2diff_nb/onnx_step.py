@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['export_step', 'strip', 'graph_weights', 'open_session', 'OnnxStep']
 
-# %% ../nbs/17_onnx.ipynb #dc236dfb
+# %% ../nbs/17_onnx.ipynb #6ebfd46a
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .temporal import RingView
 from .unet import StreamStep, StreamUNet, example_step
 
-# %% ../nbs/17_onnx.ipynb #599a05a3
+# %% ../nbs/17_onnx.ipynb #0e98def8
 def export_step(
     unet: StreamUNet,   # whose structure is exported; its weights are not stored
     path: Path,         # of the .onnx file
@@ -32,7 +32,7 @@ def export_step(
     graph = torch.onnx.export(step, (*inputs, [tuple(kv) for kv in caches]), dynamo=True, verbose=False, optimize=False).model_proto
     onnx.save(strip(graph, set(step.state_dict())), str(path))
 
-# %% ../nbs/17_onnx.ipynb #b396f743
+# %% ../nbs/17_onnx.ipynb #2e4a09e0
 def strip(
     model,              # onnx ModelProto, changed in place
     weights: set[str],  # names of tensors whose values are taken out
@@ -51,7 +51,7 @@ def strip(
             tensor.external_data.add(key="location", value="given-at-load-time")
     return model
 
-# %% ../nbs/17_onnx.ipynb #d5f28bc7
+# %% ../nbs/17_onnx.ipynb #b18fad70
 def graph_weights(
     path: Path,         # of a graph from `export_step`
     unet: StreamUNet,   # whose weights are copied, by name
@@ -74,7 +74,7 @@ def open_session(
     options.add_external_initializers(list(weights), [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()])
     return onnxruntime.InferenceSession(str(path), options)
 
-# %% ../nbs/17_onnx.ipynb #bcd42340
+# %% ../nbs/17_onnx.ipynb #93107816
 class OnnxStep:
     "Runs streaming steps in onnxruntime, one thread a denoising row, and all else in torch. Call it like the UNet."
 

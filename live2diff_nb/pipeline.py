@@ -6,7 +6,7 @@
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
            'Models', 'check_size', 'Session', 'Ahead', 'Live2Diff']
 
-# %% ../nbs/08_pipeline.ipynb #00ac892f
+# %% ../nbs/08_pipeline.ipynb #39233c66
 import time
 import warnings
 from collections import Counter, deque
@@ -26,7 +26,7 @@ from .kvcache import cache_bytes, check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
 
-# %% ../nbs/08_pipeline.ipynb #b8d13e94
+# %% ../nbs/08_pipeline.ipynb #4fba308d
 def prepare_frame(
     frame,        # (H, W, 3) uint8 RGB; grey (H, W) or (H, W, 1) and RGBA (H, W, 4) are accepted
     height: int,  # wanted
@@ -42,7 +42,7 @@ def prepare_frame(
         raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {frame.shape}: pass one frame at a time, channels last")
     return fit_frame(frame[..., :3], height, width)
 
-# %% ../nbs/08_pipeline.ipynb #854e9bcf
+# %% ../nbs/08_pipeline.ipynb #761acd18
 def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     "Centre crop to the aspect ratio of `height x width`, then resize (area when shrinking)."
     h, w = frame.shape[:2]
@@ -54,7 +54,7 @@ def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     crop = np.ascontiguousarray(frame[top : top + ch, left : left + cw])
     return cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
-# %% ../nbs/08_pipeline.ipynb #108c2566
+# %% ../nbs/08_pipeline.ipynb #0f390f97
 class Ledger:
     "Pairs inputs with results that come late or not at all."
 
@@ -76,7 +76,7 @@ class Ledger:
                 self.last = results.popleft()
             yield self.last, time.perf_counter() - self.waiting.popleft()[1]
 
-# %% ../nbs/08_pipeline.ipynb #5a4b6b03
+# %% ../nbs/08_pipeline.ipynb #bb210081
 class SimilarFilter:
     "Skip frames that look like the last one kept. Deterministic."
 
@@ -96,7 +96,7 @@ class SimilarFilter:
         self.kept, self.skipped = picture, 0
         return False
 
-# %% ../nbs/08_pipeline.ipynb #b00219c6
+# %% ../nbs/08_pipeline.ipynb #6a002a3e
 class Setting:
     "An attribute that may be changed while a stream runs: checked when set, noticed at the next frame."
 
@@ -112,7 +112,7 @@ class Setting:
             setattr(pipe, self.name, value)
             pipe.version += 1
 
-# %% ../nbs/08_pipeline.ipynb #65400376
+# %% ../nbs/08_pipeline.ipynb #74e592c1
 def check_setting(pipe, name: str, value):
     "One clear sentence for a setting that cannot be."
     if name == "strength" and not (isinstance(value, Real) and 0 <= value <= 1):
@@ -126,7 +126,7 @@ def check_setting(pipe, name: str, value):
     if name == "prompt" and not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
-# %% ../nbs/08_pipeline.ipynb #cca759d5
+# %% ../nbs/08_pipeline.ipynb #4ea2c64f
 def vae_encode(
     vae,               # TinyVAE, AutoencoderTiny or AutoencoderKL
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -148,7 +148,7 @@ def vae_decode(
         return vae.decode(latents)
     return vae.decode(latents / vae.config.scaling_factor).sample
 
-# %% ../nbs/08_pipeline.ipynb #74a0c57b
+# %% ../nbs/08_pipeline.ipynb #d54a9c9a
 class Models:
     "The models of a Live2Diff pipeline, and what can be computed with them on pictures."
 
@@ -210,14 +210,14 @@ class Models:
         text = self.styles[style].format(prompt=prompt) if style else prompt
         return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
 
-# %% ../nbs/08_pipeline.ipynb #b869e7fa
+# %% ../nbs/08_pipeline.ipynb #f9224cb1
 def check_size(height: int, width: int, factor: int):
     "Refuse a working size that the VAE cannot divide, and name the nearest that it can."
     if min(height, width) < factor or height % factor or width % factor:
         near = " x ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
         raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}: try {near}")
 
-# %% ../nbs/08_pipeline.ipynb #894b3771
+# %% ../nbs/08_pipeline.ipynb #4c010c4c
 class Session:
     "One stream through the models: warmup, steps, changes of settings."
 
@@ -280,7 +280,7 @@ class Session:
         with self.models.timed("unet"):
             return self.engine.drain() if self.engine else []
 
-# %% ../nbs/08_pipeline.ipynb #310ffc83
+# %% ../nbs/08_pipeline.ipynb #c287ad2a
 class Ahead:
     "Runs a job beside the caller and hands back the one before; or, when off, at once."
 
@@ -305,14 +305,15 @@ class Ahead:
         "What has not been handed back yet."
         return [(future.result(), tag) for future, tag in self.waiting]
 
-# %% ../nbs/08_pipeline.ipynb #ed5deefa
+# %% ../nbs/08_pipeline.ipynb #358f4196
 class Live2Diff(Models):
     "Live video translation: frames in, frames out, settings while it runs."
 
     prompt, style, strength, steps = Setting(), Setting(), Setting(), Setting()
 
-    def __init__(self, *args, strength: float = 0.5, **kwargs):
+    def __init__(self, *args, strength: float = 0.5, fixed_noise: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
+        self.fixed_noise = fixed_noise
         self.version, self.latencies = 0, deque(maxlen=10_000)
         self.prompt, self.style, self.strength, self.steps = "", next(iter(self.styles), None), strength, 2
 
@@ -336,7 +337,7 @@ class Live2Diff(Models):
         steps: int | None = None,       # denoising steps a frame, T
         strength: float | None = None,  # 0 keeps the input, 1 gives most freedom
         seed: int = 0,                  # same seed, same frames
-        fixed_noise: bool = False,      # one noise for all frames: steadier
+        fixed_noise: bool | None = None,  # one noise for all frames, steadier, or fresh noise; None: as the weights prefer
         change: str = "cut",            # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         similar: float | None = None,   # skip frames more alike than this cosine, e.g. 0.98
         ahead: bool = False,            # encode a frame while the one before is denoised: faster on a CPU, one frame later
@@ -344,6 +345,7 @@ class Live2Diff(Models):
         "Translate frames as they come. A bad frame is named in a warning and shows the last result again."
         self._begin(prompt, style, steps, strength, change)
         judge = SimilarFilter(similar) if similar is not None else None
+        fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
         return self._run(frames, Session(self, seed, fixed_noise, change), judge, ahead)
 
     @torch.inference_mode()

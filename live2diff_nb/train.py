@@ -10,7 +10,7 @@ __all__ = ['DEPTH_STAGES', 'WORDINGS', 'SUBJECTS', 'TINY_UNET', 'MAX_TIMESTEP', 
            'noise_levels', 'diffuse', 'PaintingModels', 'PairLoss', 'Trainer', 'default_photographs', 'progress',
            'run_pairs', 'run_vae', 'run_depth', 'run_unet', 'export_weights', 'main']
 
-# %% ../nbs/13_train.ipynb #4fd78006
+# %% ../nbs/13_train.ipynb #2ad3a72b
 import argparse
 import copy
 import json
@@ -37,7 +37,7 @@ from .masks import temporal_mask
 from .unet import StreamUNet, chunk_views
 from .weights import TINY, TinyVAE, encode_prompts
 
-# %% ../nbs/13_train.ipynb #107444f8
+# %% ../nbs/13_train.ipynb #6fd7a357
 def cosine(
     step: int,         # now
     steps: int,        # of the whole run
@@ -48,7 +48,7 @@ def cosine(
     fall = low + (1 - low) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
     return min(1, (step + 1) / min(warmup, 1 + steps // 10)) * fall
 
-# %% ../nbs/13_train.ipynb #9438a336
+# %% ../nbs/13_train.ipynb #dd4e4ed7
 def save_state(
     path: Path,  # where to
     state: dict, # tensors and numbers
@@ -67,7 +67,7 @@ def load_state(path: Path) -> dict:
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or cut off: delete it, and this stage starts again") from error
 
-# %% ../nbs/13_train.ipynb #fef2580f
+# %% ../nbs/13_train.ipynb #f6f4b420
 class Checkpointed:
     "Models, their optimiser and the step they are at, kept in a folder."
 
@@ -107,7 +107,7 @@ class Checkpointed:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
 
-# %% ../nbs/13_train.ipynb #4d6acd87
+# %% ../nbs/13_train.ipynb #044859ac
 class Run(Checkpointed):
     "Trains models by a loss; goes on where it was cut off."
 
@@ -149,7 +149,7 @@ class Run(Checkpointed):
                 saved = time.time()
         self.save(name, steps)
 
-# %% ../nbs/13_train.ipynb #8043048a
+# %% ../nbs/13_train.ipynb #fa8e2b44
 def smooth_grey(
     n: int,                   # how many pictures
     size: int,                # side, pixels
@@ -164,7 +164,7 @@ def smooth_grey(
     grey = np.clip((hills + side * jump[:, None, None]) * 255, 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, -1)
 
-# %% ../nbs/13_train.ipynb #f570d2e1
+# %% ../nbs/13_train.ipynb #765e74b0
 def sample_crop(
     stacks: list,             # of (1 + styles, H, W, 3) uint8: a photograph and its painted versions
     size: int,                # side, pixels
@@ -180,7 +180,7 @@ def sample_crop(
     mix = rng.random() if rng.random() < 0.15 else 0
     return ((1 - mix) * crop[which] + mix * crop[rng.integers(len(crop))]).astype(np.uint8)
 
-# %% ../nbs/13_train.ipynb #1474a2c0
+# %% ../nbs/13_train.ipynb #ebc4f23f
 def to_signed(
     frames: np.ndarray,  # (..., h, w, 3) uint8
 ) -> Tensor:             # (n, 3, h, w) in [-1, 1], leading dimensions folded
@@ -199,7 +199,7 @@ def vae_batch(
     crops = np.stack([sample_crop(stacks, size, rng) for _ in range(batch - grey)])
     return to_signed(np.concatenate([crops, smooth_grey(grey, size, rng)])).contiguous(memory_format=torch.channels_last)
 
-# %% ../nbs/13_train.ipynb #3e8fc4fa
+# %% ../nbs/13_train.ipynb #f6f26a2a
 def edge_loss(
     a: Tensor,       # (n, c, h, w)
     b: Tensor,       # (n, c, h, w)
@@ -234,7 +234,7 @@ def vae_loss(
     spread = (latents.mean((0, 2, 3)) ** 2 + (latents.std((0, 2, 3)) - 1) ** 2).mean()
     return F.l1_loss(out, pictures) + edge_loss(out, pictures) + 0.1 * spread
 
-# %% ../nbs/13_train.ipynb #f9f02db6
+# %% ../nbs/13_train.ipynb #55f7e9c1
 def train_vae(
     stacks,               # list of (1 + styles, H, W, 3) uint8, or a folder of them
     folder,               # checkpoint `vae.pt` and the result `vae/` go here
@@ -260,7 +260,7 @@ def train_vae(
     vae.save_pretrained(Path(folder) / "vae")
     return vae
 
-# %% ../nbs/13_train.ipynb #8a8b85b6
+# %% ../nbs/13_train.ipynb #6d5f99eb
 def scene_batch(
     seeds,       # of the scenes
     size: int,   # side, pixels
@@ -282,7 +282,7 @@ def align(
     scale = ((g * y).sum((1, 2)) / (g ** 2).sum((1, 2)).clamp(min=1e-6)).clamp(min=0)
     return scale[:, None, None] * g + truth.mean((1, 2), keepdim=True)
 
-# %% ../nbs/13_train.ipynb #a981b2c5
+# %% ../nbs/13_train.ipynb #80056b7f
 def depth_loss(
     guess: Tensor,        # (n, h, w)
     truth: Tensor,        # (n, h, w)
@@ -302,7 +302,7 @@ def seen_by_camera(
     light = 0.7 + 0.6 * torch.rand(len(frames), 3, 1, 1).mean(1, keepdim=True)
     return (frames / 255 * light + grain * torch.randn(frames.shape)).clamp(0, 1)
 
-# %% ../nbs/13_train.ipynb #056d0f60
+# %% ../nbs/13_train.ipynb #92d1f5b7
 DEPTH_STAGES = dict(depth1=dict(steps=1500, size=96, scenes=2500, lr=2e-3), depth2=dict(steps=1200, size=128, scenes=1000, lr=8e-4))
 
 
@@ -330,7 +330,7 @@ def train_depth(
     depth.eval().to(memory_format=torch.contiguous_format).save_pretrained(Path(folder) / "depth")
     return depth
 
-# %% ../nbs/13_train.ipynb #ce371e0a
+# %% ../nbs/13_train.ipynb #b2df7c21
 WORDINGS = {
     "starry night": ["starry night", "starry night painting", "van gogh starry night", "swirling blue night painting", "oil painting of a starry night, van gogh", "impressionist swirls, blue and yellow"],
     "watercolour": ["watercolour", "watercolor", "watercolour painting", "watercolor painting", "pale soft watercolour", "aquarelle on paper"],
@@ -351,7 +351,7 @@ def make_prompt(
     forms = [words, f"{words} of {subject}", f"{subject}, {words}", f"{subject} in the style of {words}", f"{subject} as {words}, beautiful, detailed"]
     return str(rng.choice(forms))
 
-# %% ../nbs/13_train.ipynb #a88715f2
+# %% ../nbs/13_train.ipynb #68603f03
 def learn_merges(
     words: Counter,  # word -> how often
     most: int,       # number of merges
@@ -380,7 +380,7 @@ def join_pair(tokens: tuple, pair: tuple) -> tuple:
             out[-2:] = ["".join(pair)]
     return tuple(out)
 
-# %% ../nbs/13_train.ipynb #2195ddfc
+# %% ../nbs/13_train.ipynb #9434b8af
 def make_tokenizer(
     vocab_size: int = 700,  # bytes, learnt merges and the special tokens
     length: int = 16,       # tokens of every prompt
@@ -403,7 +403,7 @@ def make_tokenizer(
         path.write_text(json.dumps(state))
         return CLIPTokenizer.from_pretrained(folder)
 
-# %% ../nbs/13_train.ipynb #754efbb8
+# %% ../nbs/13_train.ipynb #f0199cca
 def make_text_encoder(
     tokenizer: CLIPTokenizer,  # whose vocabulary it reads
     width: int = 64,           # of the embedding
@@ -413,7 +413,7 @@ def make_text_encoder(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4, projection_dim=width,
         max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
 
-# %% ../nbs/13_train.ipynb #aa54e593
+# %% ../nbs/13_train.ipynb #ce969ef7
 TINY_UNET = dict(block_out_channels=(16, 48, 96), layers_per_block=1, down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=64,
                  attention_head_dim=4, norm_num_groups=8, motion_heads=2, motion_norm_groups=8, motion_levels=(False, False, True), depth_channels=(8, 16))
 MAX_TIMESTEP = 300          # the noisiest entry the embedded model is trained for
@@ -438,7 +438,7 @@ def diffuse(
     a = abar[t].view(-1, 1, 1, 1)
     return a.sqrt() * latents + (1 - a).sqrt() * noise
 
-# %% ../nbs/13_train.ipynb #091362ef
+# %% ../nbs/13_train.ipynb #006370f3
 class PaintingModels(Run):
     "The painter and its text encoder, which are trained, and the frozen models they need."
 
@@ -476,7 +476,7 @@ class PaintingModels(Run):
         copy.deepcopy(self.average["text_encoder"]).half().save_pretrained(folder / "text_encoder")
         self.tokenizer.save_pretrained(folder / "tokenizer")
 
-# %% ../nbs/13_train.ipynb #dd3c1e03
+# %% ../nbs/13_train.ipynb #f96688aa
 class PairLoss(PaintingModels):
     "The loss on pairs of clips."
 
@@ -511,7 +511,7 @@ class PairLoss(PaintingModels):
         out = self.unet(diffuse(self.abar, start, t, torch.randn_like(start)), t, text.repeat_interleave(frames, 0), depth, views)
         return F.mse_loss(out, target) + 0.5 * F.l1_loss(out, target)
 
-# %% ../nbs/13_train.ipynb #fe13fd7c
+# %% ../nbs/13_train.ipynb #9ec18d82
 class Trainer(PairLoss):
     "Trains a small Live2Diff on paired clips; resumes from its folder."
 
@@ -536,7 +536,7 @@ class Trainer(PairLoss):
 
         self.fit(f"stage{stage}", loss, steps, "stage1" if stage == 2 else None, every, report)
 
-# %% ../nbs/13_train.ipynb #ad03f7b4
+# %% ../nbs/13_train.ipynb #a3d88ca3
 RECIPE = dict(vae=dict(steps=2300, batch=16, size=96, lr=2e-3), depth={},
               unet1=dict(steps=3200, batch=24, size=96, lr=1.2e-3), unet2=dict(steps=1400, batch=2, size=96, lr=7e-4))
 PACKAGED = dict(skimage="data/astronaut.png data/coffee.png data/chelsea.png data/rocket.jpg data/camera.png data/coins.png data/moon.png data/brick.png data/gravel.png",
@@ -558,7 +558,7 @@ def progress(name: str, every: int = 50):
             print(f"{name}: step {step}, loss {np.mean(losses[-every:]):.4f}, {time.time() - begin:.0f} s", flush=True)
     return report
 
-# %% ../nbs/13_train.ipynb #21009b35
+# %% ../nbs/13_train.ipynb #259d5e2f
 def run_pairs(folder: Path, photos=(), **settings):
     "Photographs -> stacks of photograph and paintings."
     for place in photos or default_photographs():
@@ -594,7 +594,7 @@ def export_weights(folder: Path, assets: Path):
     for path in (*TINY.glob("*.json"), *TINY.glob("*.onnx")) if assets != TINY else ():     # settings, and the graph without weights
         shutil.copy(path, assets)
 
-# %% ../nbs/13_train.ipynb #dc69c6a7
+# %% ../nbs/13_train.ipynb #20901726
 PARTS = dict(pairs=run_pairs, vae=run_vae, depth=run_depth, unet1=lambda folder, photos=(), **settings: run_unet(folder, 1, **settings),
              unet2=lambda folder, photos=(), **settings: run_unet(folder, 2, **settings))
 

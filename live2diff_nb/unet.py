@@ -6,7 +6,7 @@
 __all__ = ['Level', 'resnet', 'spatial', 'DownLevel', 'UpLevel', 'MiddleLevel', 'StreamUNet', 'up_inputs', 'chunk_views',
            'ring_views', 'StreamStep', 'with_slot', 'example_step']
 
-# %% ../nbs/04_unet.ipynb #e92a56a9
+# %% ../nbs/04_unet.ipynb #6a9634f4
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -19,7 +19,7 @@ from .depth import DepthAdapter
 from .kvcache import KVCache, LayerShape, RingTable
 from .temporal import ChunkView, MotionModule, RingView, TemporalAttention
 
-# %% ../nbs/04_unet.ipynb #90f4f13a
+# %% ../nbs/04_unet.ipynb #c88f8f5a
 class Level(nn.Module):
     "The layers of one resolution: residual block, spatial attention, motion module, repeated."
 
@@ -36,7 +36,7 @@ class Level(nn.Module):
             x = self.attentions[i](x, encoder_hidden_states=text, return_dict=False)[0]
         return self.motion_modules[i](x, views) if len(self.motion_modules) else x
 
-# %% ../nbs/04_unet.ipynb #e795e18f
+# %% ../nbs/04_unet.ipynb #10619ee8
 def resnet(inputs: int, channels: int, cfg) -> ResnetBlock2D:
     "A residual block that takes the time embedding."
     return ResnetBlock2D(in_channels=inputs, out_channels=channels, temb_channels=4 * cfg.block_out_channels[0],
@@ -49,7 +49,7 @@ def spatial(channels: int, cfg) -> Transformer2DModel:
     return Transformer2DModel(heads, channels // heads, in_channels=channels, norm_num_groups=cfg.norm_num_groups,
                               cross_attention_dim=cfg.cross_attention_dim)
 
-# %% ../nbs/04_unet.ipynb #b45d02a3
+# %% ../nbs/04_unet.ipynb #fd8dd12c
 class DownLevel(Level):
     "A level of the encoder; all but the deepest halve the picture at the end."
 
@@ -64,7 +64,7 @@ class DownLevel(Level):
             outs.append(x := self.layer(i, x, emb, text, views))
         return (*outs, *(down(x) for down in self.downsamplers))
 
-# %% ../nbs/04_unet.ipynb #5ebabc64
+# %% ../nbs/04_unet.ipynb #956f70f3
 class UpLevel(Level):
     "A level of the decoder: each layer takes what the encoder left at this size."
 
@@ -80,7 +80,7 @@ class UpLevel(Level):
             x = up(x, output_size=skips[-1].shape[-2:])
         return x
 
-# %% ../nbs/04_unet.ipynb #ad50bfa0
+# %% ../nbs/04_unet.ipynb #afdd473a
 class MiddleLevel(nn.Module):
     "Residual, spatial attention, residual, at the coarsest size. No motion module, as in the official model."
 
@@ -93,7 +93,7 @@ class MiddleLevel(nn.Module):
         x = self.resnets[0](x, emb)
         return self.resnets[1](self.attentions[0](x, encoder_hidden_states=text, return_dict=False)[0], emb)
 
-# %% ../nbs/04_unet.ipynb #96f652c5
+# %% ../nbs/04_unet.ipynb #3dd4b263
 class StreamUNet(ModelMixin, ConfigMixin):
     "Stable Diffusion's UNet with temporal modules and a depth adapter (Live2Diff, Fig. 2)."
 
@@ -174,7 +174,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         return [LayerShape(h * w, layer.to_q.in_features, layer.heads)
                 for block, (h, w) in levels for layer in block.motion_modules.modules() if isinstance(layer, TemporalAttention)]
 
-# %% ../nbs/04_unet.ipynb #e8aedfa6
+# %% ../nbs/04_unet.ipynb #74253147
 def up_inputs(
     widths: list[int],  # of the levels, finest first
     i: int,             # which level
@@ -185,7 +185,7 @@ def up_inputs(
     left = [widths[i]] * layers + [widths[max(i - 1, 0)]]          # this level's layers, and the level above's downsampled output
     return [(below if j == 0 else widths[i]) + skip for j, skip in enumerate(left)]
 
-# %% ../nbs/04_unet.ipynb #6c8c9bb5
+# %% ../nbs/04_unet.ipynb #73a09e1e
 def chunk_views(
     unet: StreamUNet,                # whose temporal layers are to be served
     frames: int,                     # frames a clip
@@ -197,7 +197,7 @@ def chunk_views(
     stores = [None] * len(unet.temporal_layers) if cache is None else [layer[:, row] for layer in cache.layers]
     return [ChunkView(frames, mask, store) for store in stores]
 
-# %% ../nbs/04_unet.ipynb #39c6b1c3
+# %% ../nbs/04_unet.ipynb #010cdb5e
 def ring_views(
     cache: KVCache,         # of the stream
     tables: list[Tensor],   # `position_table(window)` of every temporal layer
@@ -208,7 +208,7 @@ def ring_views(
     rows = slice(first, first + len(state[0]))
     return [RingView(layer[:, rows], *state, table) for layer, table in zip(cache.layers, tables)]
 
-# %% ../nbs/04_unet.ipynb #25692c83
+# %% ../nbs/04_unet.ipynb #5f5639e7
 class StreamStep(nn.Module):
     "One streaming step as a function of tensors, for `torch.export`, `torch.compile` and ONNX."
 
@@ -235,7 +235,7 @@ def with_slot(cache: Tensor, slot: Tensor, new: Tensor) -> Tensor:
     here = nn.functional.one_hot(slot, cache.shape[-2]).bool()[None, :, None, None, :, None]
     return torch.where(here, new.unsqueeze(-2), cache)
 
-# %% ../nbs/04_unet.ipynb #e07fb882
+# %% ../nbs/04_unet.ipynb #fd9223fc
 def example_step(
     unet: StreamUNet,  # the model
     rows: int,         # denoising steps in flight
