@@ -6,7 +6,7 @@
 __all__ = ['FIRST', 'MEASUREMENTS', 'peak_rate', 'durations', 'count_flops', 'measure_tiny', 'measure_first', 'measure_step',
            'peak_memory', 'measure_sd15', 'table', 'main', 'apart']
 
-# %% ../nbs/bench.ipynb #dffd4593
+# %% ../nbs/bench.ipynb #bb1bd8dc
 import argparse
 import json
 import subprocess
@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/bench.ipynb #6bea7c3d
+# %% ../nbs/bench.ipynb #9a2f511c
 def peak_rate(
     n: int = 2048, # rows and columns of the matrices
     repeats: int = 8, # runs, of which the best counts
@@ -41,7 +41,7 @@ def durations(
         times.append(time.perf_counter() - began)
     return times
 
-# %% ../nbs/bench.ipynb #2fd86c6e
+# %% ../nbs/bench.ipynb #ae841cb4
 def count_flops(
     call, # what to count, without arguments
 ) -> int: # operations: products, sums
@@ -49,7 +49,7 @@ def count_flops(
     with FlopCounterMode(display=False) as counter: call()
     return counter.get_total_flops()
 
-# %% ../nbs/bench.ipynb #d8ffcc7f
+# %% ../nbs/bench.ipynb #a7facbad
 def measure_tiny(
     frames: int = 120, # of the bundled clip
 ) -> dict: # frames per second, share of the peak
@@ -68,7 +68,7 @@ def measure_tiny(
     flops = (count_flops(lambda: run(28)) - count_flops(lambda: run(20))) / 8 # eight more frames, warmup cancelled out
     return {"rate": rate, "flops": flops, "peak": (peak := peak_rate()), "share": flops * rate / peak}
 
-# %% ../nbs/bench.ipynb #c5019cf1
+# %% ../nbs/bench.ipynb #93e6bd81
 FIRST = """from live2diff_nb import Live2Diff
 from live2diff_nb.video import open_source
 next(Live2Diff.from_pretrained("tiny").stream(open_source("demo"), prompt="starry night"))"""
@@ -79,7 +79,7 @@ def measure_first() -> dict: # seconds
     subprocess.run([sys.executable, "-c", FIRST], check=True)
     return {"first": time.perf_counter() - began}
 
-# %% ../nbs/bench.ipynb #663e80f6
+# %% ../nbs/bench.ipynb #29c7492f
 def measure_step(
     unet, # a `StreamUNet`
     size: int = 32, # latent height and width
@@ -100,13 +100,13 @@ def peak_memory() -> int: # bytes
     import resource # here, because Windows has no such module
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/bench.ipynb #b64dfba2
+# %% ../nbs/bench.ipynb #3a526420
 def measure_sd15() -> dict:
     "`measure_step` at the size of Stable Diffusion 1.5, which is the default of `StreamUNet`."
     from live2diff_nb.unet import StreamUNet
     return measure_step(StreamUNet().eval())
 
-# %% ../nbs/bench.ipynb #5d49ca8c
+# %% ../nbs/bench.ipynb #80b1c48d
 MEASUREMENTS = {"tiny": measure_tiny, "first": measure_first, "sd15": measure_sd15}
 
 def table(
@@ -121,7 +121,7 @@ def table(
             ("the same: peak memory", show("{:.1f} GB", "memory_gb"), "")]
     return "\n".join(["| what | measured | aim |", "|---|---|---|", *(f"| {what} | {value} | {aim} |" for what, value, aim in rows)])
 
-# %% ../nbs/bench.ipynb #15258de7
+# %% ../nbs/bench.ipynb #a78216d1
 def main(
     argv: list[str] | None = None, # words of the command line
 ):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
-           'Models', 'check_size', 'Session', 'Ahead', 'Live2Diff']
+           'Models', 'check_size', 'Session', 'Ahead', 'Adjustable', 'Streaming', 'Live2Diff']
 
-# %% ../nbs/08_pipeline.ipynb #39233c66
+# %% ../nbs/08_pipeline.ipynb #7cef24f3
 import time
 import warnings
 from collections import Counter, deque
@@ -26,7 +26,7 @@ from .kvcache import cache_bytes, check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
 
-# %% ../nbs/08_pipeline.ipynb #4fba308d
+# %% ../nbs/08_pipeline.ipynb #259c5635
 def prepare_frame(
     frame,        # (H, W, 3) uint8 RGB; grey (H, W) or (H, W, 1) and RGBA (H, W, 4) are accepted
     height: int,  # wanted
@@ -42,7 +42,7 @@ def prepare_frame(
         raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {frame.shape}: pass one frame at a time, channels last")
     return fit_frame(frame[..., :3], height, width)
 
-# %% ../nbs/08_pipeline.ipynb #761acd18
+# %% ../nbs/08_pipeline.ipynb #66945c6e
 def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     "Centre crop to the aspect ratio of `height x width`, then resize (area when shrinking)."
     h, w = frame.shape[:2]
@@ -54,7 +54,7 @@ def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     crop = np.ascontiguousarray(frame[top : top + ch, left : left + cw])
     return cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
-# %% ../nbs/08_pipeline.ipynb #0f390f97
+# %% ../nbs/08_pipeline.ipynb #1b923704
 class Ledger:
     "Pairs inputs with results that come late or not at all."
 
@@ -76,7 +76,7 @@ class Ledger:
                 self.last = results.popleft()
             yield self.last, time.perf_counter() - self.waiting.popleft()[1]
 
-# %% ../nbs/08_pipeline.ipynb #bb210081
+# %% ../nbs/08_pipeline.ipynb #6fc9e4a1
 class SimilarFilter:
     "Skip frames that look like the last one kept. Deterministic."
 
@@ -96,7 +96,7 @@ class SimilarFilter:
         self.kept, self.skipped = picture, 0
         return False
 
-# %% ../nbs/08_pipeline.ipynb #6a002a3e
+# %% ../nbs/08_pipeline.ipynb #5be7c653
 class Setting:
     "An attribute that may be changed while a stream runs: checked when set, noticed at the next frame."
 
@@ -112,7 +112,7 @@ class Setting:
             setattr(pipe, self.name, value)
             pipe.version += 1
 
-# %% ../nbs/08_pipeline.ipynb #74e592c1
+# %% ../nbs/08_pipeline.ipynb #2e8c6839
 def check_setting(pipe, name: str, value):
     "One clear sentence for a setting that cannot be."
     if name == "strength" and not (isinstance(value, Real) and 0 <= value <= 1):
@@ -126,7 +126,7 @@ def check_setting(pipe, name: str, value):
     if name == "prompt" and not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
-# %% ../nbs/08_pipeline.ipynb #4ea2c64f
+# %% ../nbs/08_pipeline.ipynb #5a339722
 def vae_encode(
     vae,               # TinyVAE, AutoencoderTiny or AutoencoderKL
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -148,7 +148,7 @@ def vae_decode(
         return vae.decode(latents)
     return vae.decode(latents / vae.config.scaling_factor).sample
 
-# %% ../nbs/08_pipeline.ipynb #d54a9c9a
+# %% ../nbs/08_pipeline.ipynb #675b4a55
 class Models:
     "The models of a Live2Diff pipeline, and what can be computed with them on pictures."
 
@@ -210,14 +210,14 @@ class Models:
         text = self.styles[style].format(prompt=prompt) if style else prompt
         return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
 
-# %% ../nbs/08_pipeline.ipynb #f9224cb1
+# %% ../nbs/08_pipeline.ipynb #ec254f91
 def check_size(height: int, width: int, factor: int):
     "Refuse a working size that the VAE cannot divide, and name the nearest that it can."
     if min(height, width) < factor or height % factor or width % factor:
         near = " x ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
         raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}: try {near}")
 
-# %% ../nbs/08_pipeline.ipynb #4c010c4c
+# %% ../nbs/08_pipeline.ipynb #ee7453e7
 class Session:
     "One stream through the models: warmup, steps, changes of settings."
 
@@ -280,7 +280,7 @@ class Session:
         with self.models.timed("unet"):
             return self.engine.drain() if self.engine else []
 
-# %% ../nbs/08_pipeline.ipynb #c287ad2a
+# %% ../nbs/08_pipeline.ipynb #9fd263f3
 class Ahead:
     "Runs a job beside the caller and hands back the one before; or, when off, at once."
 
@@ -305,9 +305,9 @@ class Ahead:
         "What has not been handed back yet."
         return [(future.result(), tag) for future, tag in self.waiting]
 
-# %% ../nbs/08_pipeline.ipynb #358f4196
-class Live2Diff(Models):
-    "Live video translation: frames in, frames out, settings while it runs."
+# %% ../nbs/08_pipeline.ipynb #8a612c06
+class Adjustable(Models):
+    "The models with settings that may be changed while a stream runs."
 
     prompt, style, strength, steps = Setting(), Setting(), Setting(), Setting()
 
@@ -317,17 +317,22 @@ class Live2Diff(Models):
         self.version, self.latencies = 0, deque(maxlen=10_000)
         self.prompt, self.style, self.strength, self.steps = "", next(iter(self.styles), None), strength, 2
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str = "tiny",  # "tiny": the weights in the package
-        device=None,         # "cpu", "cuda"; default: cuda where there is one
-        dtype=None,          # torch.float16 or float32; default by device
-        **settings,          # height, width, window, warmup, strength
-    ) -> "Live2Diff":
-        "A pipeline with its weights loaded."
-        from live2diff_nb.weights import load_models         # chapter 9 stands after this one
-        return cls(**{**load_models(name, device, dtype), **settings})
+    def _begin(self, prompt, style, steps, strength, change):
+        "Check and take over the arguments of `stream`."
+        if change not in ("cut", "soft"):
+            raise ValueError(f"change must be 'cut' (re-warm) or 'soft' (keep the cache), got {change!r}")
+        given = {name: value for name, value in dict(prompt=prompt, style=style, steps=steps, strength=strength).items() if value is not None}
+        for name, value in given.items():
+            check_setting(self, name, value)
+        if prompt is not None:
+            given.setdefault("style", None)
+        for name, value in given.items():
+            setattr(self, name, value)
+        self.timings.clear(), self.latencies.clear()
+
+# %% ../nbs/08_pipeline.ipynb #3eb7e252
+class Streaming(Adjustable):
+    "Frames in, frames out."
 
     def stream(
         self,
@@ -362,19 +367,6 @@ class Live2Diff(Models):
             yield from self._out(ledger, [x0 for item in encoder.rest() for x0 in session.push(*item)])
         yield from self._out(ledger, session.finish())
 
-    def _begin(self, prompt, style, steps, strength, change):
-        "Check and take over the arguments of `stream`."
-        if change not in ("cut", "soft"):
-            raise ValueError(f"change must be 'cut' (re-warm) or 'soft' (keep the cache), got {change!r}")
-        given = {name: value for name, value in dict(prompt=prompt, style=style, steps=steps, strength=strength).items() if value is not None}
-        for name, value in given.items():
-            check_setting(self, name, value)
-        if prompt is not None:
-            given.setdefault("style", None)
-        for name, value in given.items():
-            setattr(self, name, value)
-        self.timings.clear(), self.latencies.clear()
-
     def _picture(self, frame, number: int) -> Tensor | None:
         "The frame as a picture, or None and a warning."
         try:
@@ -387,6 +379,22 @@ class Live2Diff(Models):
         for frame, waited in ledger.settle(frame for x0 in latents for frame in self.to_frames(x0)):
             self.latencies.append(waited)
             yield frame
+
+# %% ../nbs/08_pipeline.ipynb #c98037b0
+class Live2Diff(Streaming):
+    "Live video translation: frames in, frames out, settings while it runs."
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "tiny",  # "tiny": the weights in the package
+        device=None,         # "cpu", "cuda"; default: cuda where there is one
+        dtype=None,          # torch.float16 or float32; default by device
+        **settings,          # height, width, window, warmup, strength
+    ) -> "Live2Diff":
+        "A pipeline with its weights loaded."
+        from live2diff_nb.weights import load_models         # chapter 9 stands after this one
+        return cls(**{**load_models(name, device, dtype), **settings})
 
     def memory_estimate(
         self,

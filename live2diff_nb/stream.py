@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FrameNoise', 'InFlight', 'StreamCore', 'WarmupDenoiser', 'StreamDenoiser']
 
-# %% ../nbs/07_stream.ipynb #074e3284
+# %% ../nbs/07_stream.ipynb #fece01e5
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from .kvcache import KVCache, RingTable, check_window
 from .lcm import add_noise, consistency, make_scheduler, predict_x0, row_scalings
 from .unet import StreamUNet, chunk_views, ring_views
 
-# %% ../nbs/07_stream.ipynb #1f98cee3
+# %% ../nbs/07_stream.ipynb #91fa7703
 class FrameNoise:
     "Gaussian noise as a function of seed, frame number and denoising row."
 
@@ -36,7 +36,7 @@ class FrameNoise:
         self.generator.manual_seed(self.seed * 1_000_003 + (0 if self.fixed else frame))
         return torch.randn(rows, *like.shape[1:], generator=self.generator).to(like)
 
-# %% ../nbs/07_stream.ipynb #4907687f
+# %% ../nbs/07_stream.ipynb #4c977727
 class InFlight(NamedTuple):
     "A frame between two denoising steps."
     number: int      # of the streamed frame, 0 is the first after the warmup
@@ -44,7 +44,7 @@ class InFlight(NamedTuple):
     depth: Tensor    # (1, c0, h, w) depth features
     inject: Tensor   # (T-1, 1, 4, h, w) its own noise for going from row k to row k+1
 
-# %% ../nbs/07_stream.ipynb #999bb9c1
+# %% ../nbs/07_stream.ipynb #d5d5d5c8
 class StreamCore:
     "What warmup, pipelined and sequential denoising share: the network, noise levels, cache and frames in flight."
 
@@ -76,7 +76,7 @@ class StreamCore:
         scalings = self.scalings.rows(rows)
         return consistency(x, predict_x0(out, x, scalings, self.scheduler.config.prediction_type), scalings)
 
-# %% ../nbs/07_stream.ipynb #ca90d1be
+# %% ../nbs/07_stream.ipynb #6ecdc33e
 class WarmupDenoiser(StreamCore):
     "The core with its warmup."
 
@@ -128,7 +128,7 @@ class WarmupDenoiser(StreamCore):
             place = f"{size[0]}, {size[1]}" if size is not None else "h, w"
             raise ValueError(f"{name} must be ({frames}, {channels}, {place}), got {tuple(x.shape)}")
 
-# %% ../nbs/07_stream.ipynb #aeb9613a
+# %% ../nbs/07_stream.ipynb #a3bd5bfb
 class StreamDenoiser(WarmupDenoiser):
     "Live2Diff's streaming engine on latents: warm up once, then one step a frame (paper, Sec. 3.4 and App. A.2)."
 

@@ -6,7 +6,7 @@
 __all__ = ['OFFICIAL_NAMES', 'FROM_CONFIG', 'TINY', 'check_position_tables', 'infer_config', 'load_official', 'check_keys',
            'ResidualBlock', 'encoder', 'decoder', 'TinyVAE', 'encode_prompts', 'load_models', 'load_part', 'cpu_runner']
 
-# %% ../nbs/09_weights.ipynb #ed7e13a3
+# %% ../nbs/09_weights.ipynb #efc6e4fe
 import json
 from importlib.resources import files
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from .lcm import make_scheduler
 from .temporal import position_codes
 from .unet import StreamUNet
 
-# %% ../nbs/09_weights.ipynb #26abac48
+# %% ../nbs/09_weights.ipynb #642627d2
 def check_position_tables(
     state: dict,  # a motion state dict, may hold `...pos_encoder.pe` of (1, positions, channels)
 ):
@@ -31,7 +31,7 @@ def check_position_tables(
         if name.endswith("pos_encoder.pe") and (table[0].float() - position_codes(*table.shape[1:]).to(table.device)).abs().max() > 1e-2:
             raise ValueError(f"{name} is not the sinusoid table of AnimateDiff: these motion modules need another position code")
 
-# %% ../nbs/09_weights.ipynb #a56b5691
+# %% ../nbs/09_weights.ipynb #4a5dc4ea
 def infer_config(
     state: dict,  # a merged StreamUNet state dict
 ) -> dict:
@@ -49,8 +49,9 @@ def infer_config(
         motion_levels=tuple(count(f"down_blocks.{i}.motion_modules.") > 0 for i in levels),
         depth_channels=(state["flow_conv_in.conv_in.weight"].shape[0], *(state[f"flow_conv_in.blocks.{i + 1}.weight"].shape[0] for i in depth)))
 
-# %% ../nbs/09_weights.ipynb #07884939
-OFFICIAL_NAMES = {"num_attention_heads": "motion_heads", "temporal_num_attention_heads": "motion_heads", "group_norm_groups": "motion_norm_groups"}
+# %% ../nbs/09_weights.ipynb #4e4c8d62
+OFFICIAL_NAMES = {"num_attention_heads": "motion_heads", "motion_num_attention_heads": "motion_heads", "temporal_num_attention_heads": "motion_heads",
+                  "group_norm_groups": "motion_norm_groups", "motion_norm_num_groups": "motion_norm_groups"}
 FROM_CONFIG = ("attention_head_dim", "norm_num_groups", "norm_eps", "flip_sin_to_cos", "freq_shift", "motion_heads", "motion_norm_groups")
 
 
@@ -71,7 +72,7 @@ def load_official(
     unet.load_state_dict(state, assign=True)
     return unet.eval().requires_grad_(False)
 
-# %% ../nbs/09_weights.ipynb #8ae7707c
+# %% ../nbs/09_weights.ipynb #34352ac3
 def check_keys(
     expected: dict,  # state dict of the model
     found: dict,     # state dict to be loaded
@@ -83,7 +84,7 @@ def check_keys(
     if told:
         raise ValueError("these weights do not fit the model: " + "; ".join(told))
 
-# %% ../nbs/09_weights.ipynb #8aebe334
+# %% ../nbs/09_weights.ipynb #bf74a7b9
 class ResidualBlock(nn.Module):
     "Two 3 x 3 convolutions around a shortcut; no normalisation, so it is cheap and acts alike on every frame."
     def __init__(self,
@@ -99,7 +100,7 @@ class ResidualBlock(nn.Module):
     ) -> Tensor:   # (n, channels, h, w) features
         return x + self.conv2(self.act(self.conv1(self.act(x))))
 
-# %% ../nbs/09_weights.ipynb #590edcc8
+# %% ../nbs/09_weights.ipynb #3bbefeac
 def encoder(in_channels, latent_channels, channels, factor, blocks):
     "Fold `factor x factor` pixels into channels, then stay at the small size."
     return nn.Sequential(
@@ -107,7 +108,7 @@ def encoder(in_channels, latent_channels, channels, factor, blocks):
         *[ResidualBlock(channels) for _ in range(blocks)],
         nn.SiLU(), nn.Conv2d(channels, latent_channels, 3, padding=1))
 
-# %% ../nbs/09_weights.ipynb #fb1e9468
+# %% ../nbs/09_weights.ipynb #d075de8f
 def decoder(in_channels, latent_channels, channels, factor, blocks):
     "The encoder's mirror: all work at the small size, then unfold channels into pixels."
     return nn.Sequential(
@@ -115,7 +116,7 @@ def decoder(in_channels, latent_channels, channels, factor, blocks):
         *[ResidualBlock(channels) for _ in range(blocks)],
         nn.SiLU(), nn.Conv2d(channels, in_channels * factor**2, 3, padding=1), nn.PixelShuffle(factor))
 
-# %% ../nbs/09_weights.ipynb #38c44e56
+# %% ../nbs/09_weights.ipynb #e9e67d48
 class TinyVAE(ModelMixin, ConfigMixin):
     "A small deterministic autoencoder: pictures to latents `factor` times smaller, and back."
     scaled_latents = True    # `encode` and `decode` apply `scaling_factor` themselves
@@ -151,7 +152,7 @@ class TinyVAE(ModelMixin, ConfigMixin):
     ) -> Tensor:        # (n, 3, h, w): what is left of them
         return self.decode(self.encode(images))
 
-# %% ../nbs/09_weights.ipynb #2dc246d0
+# %% ../nbs/09_weights.ipynb #5ba7c00b
 def encode_prompts(
     tokenizer,             # CLIP tokenizer
     text_encoder,          # CLIP text model
@@ -166,7 +167,7 @@ def encode_prompts(
     body = getattr(text_encoder, "text_model", text_encoder)
     return body.final_layer_norm(out.hidden_states[-1 - clip_skip])
 
-# %% ../nbs/09_weights.ipynb #266534f8
+# %% ../nbs/09_weights.ipynb #040f1ec0
 TINY = Path(files("live2diff_nb")) / "assets" / "tiny"
 
 
@@ -191,7 +192,7 @@ def load_models(
     return dict(**parts, tokenizer=CLIPTokenizer.from_pretrained(TINY / "tokenizer"), scheduler=scheduler, styles=config["styles"], runner=cpu_runner(parts["unet"]),
                 max_timestep=config["max_timestep"], strength=config["strength"], fixed_noise=config["fixed_noise"], factor=parts["vae"].config.factor)
 
-# %% ../nbs/09_weights.ipynb #bcf8cb03
+# %% ../nbs/09_weights.ipynb #e90ed377
 def load_part(
     kind,    # class with `from_pretrained`
     folder,  # of its config and weights
@@ -203,7 +204,7 @@ def load_part(
     logging.disable_progress_bar()
     return kind.from_pretrained(folder, torch_dtype=dtype).to(device).eval().requires_grad_(False)
 
-# %% ../nbs/09_weights.ipynb #306224ca
+# %% ../nbs/09_weights.ipynb #700207f0
 def cpu_runner(
     unet: StreamUNet,  # the embedded one
 ):                     # called in its place while streaming; None: the UNet itself
