@@ -6,7 +6,7 @@
 __all__ = ['FIRST', 'MEASUREMENTS', 'peak_rate', 'durations', 'count_flops', 'measure_tiny', 'measure_first', 'measure_step',
            'peak_memory', 'measure_sd15', 'table', 'main', 'apart']
 
-# %% ../nbs/bench.ipynb #bb1bd8dc
+# %% ../nbs/bench.ipynb #8881f712
 import argparse
 import json
 import subprocess
@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/bench.ipynb #9a2f511c
+# %% ../nbs/bench.ipynb #3c268202
 def peak_rate(
     n: int = 2048, # rows and columns of the matrices
     repeats: int = 8, # runs, of which the best counts
@@ -41,7 +41,7 @@ def durations(
         times.append(time.perf_counter() - began)
     return times
 
-# %% ../nbs/bench.ipynb #ae841cb4
+# %% ../nbs/bench.ipynb #7f99a13e
 def count_flops(
     call, # what to count, without arguments
 ) -> int: # operations: products, sums
@@ -49,7 +49,7 @@ def count_flops(
     with FlopCounterMode(display=False) as counter: call()
     return counter.get_total_flops()
 
-# %% ../nbs/bench.ipynb #a7facbad
+# %% ../nbs/bench.ipynb #b4507390
 def measure_tiny(
     frames: int = 120, # of the bundled clip
 ) -> dict: # frames per second, share of the peak
@@ -58,7 +58,7 @@ def measure_tiny(
     from live2diff_nb.video import open_sink, open_source
     pipe, stamps = Live2Diff.from_pretrained("tiny"), []
     with tempfile.TemporaryDirectory() as folder, open_sink(Path(folder) / "out.mp4") as sink:
-        for frame in pipe.stream(open_source("demo", limit=frames), prompt="starry night", ahead=True):
+        for frame in pipe.stream(open_source("demo", limit=frames), prompt="starry night"):
             sink.write(frame)
             stamps.append(time.perf_counter())
     skipped = len(stamps) // 3
@@ -68,7 +68,7 @@ def measure_tiny(
     flops = (count_flops(lambda: run(28)) - count_flops(lambda: run(20))) / 8 # eight more frames, warmup cancelled out
     return {"rate": rate, "flops": flops, "peak": (peak := peak_rate()), "share": flops * rate / peak}
 
-# %% ../nbs/bench.ipynb #93e6bd81
+# %% ../nbs/bench.ipynb #923156b4
 FIRST = """from live2diff_nb import Live2Diff
 from live2diff_nb.video import open_source
 next(Live2Diff.from_pretrained("tiny").stream(open_source("demo"), prompt="starry night"))"""
@@ -79,7 +79,7 @@ def measure_first() -> dict: # seconds
     subprocess.run([sys.executable, "-c", FIRST], check=True)
     return {"first": time.perf_counter() - began}
 
-# %% ../nbs/bench.ipynb #29c7492f
+# %% ../nbs/bench.ipynb #2687b677
 def measure_step(
     unet, # a `StreamUNet`
     size: int = 32, # latent height and width
@@ -100,13 +100,13 @@ def peak_memory() -> int: # bytes
     import resource # here, because Windows has no such module
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/bench.ipynb #3a526420
+# %% ../nbs/bench.ipynb #3bfc2cc4
 def measure_sd15() -> dict:
     "`measure_step` at the size of Stable Diffusion 1.5, which is the default of `StreamUNet`."
     from live2diff_nb.unet import StreamUNet
     return measure_step(StreamUNet().eval())
 
-# %% ../nbs/bench.ipynb #80b1c48d
+# %% ../nbs/bench.ipynb #ad19ff92
 MEASUREMENTS = {"tiny": measure_tiny, "first": measure_first, "sd15": measure_sd15}
 
 def table(
@@ -121,7 +121,7 @@ def table(
             ("the same: peak memory", show("{:.1f} GB", "memory_gb"), "")]
     return "\n".join(["| what | measured | aim |", "|---|---|---|", *(f"| {what} | {value} | {aim} |" for what, value, aim in rows)])
 
-# %% ../nbs/bench.ipynb #a78216d1
+# %% ../nbs/bench.ipynb #fdadde1c
 def main(
     argv: list[str] | None = None, # words of the command line
 ):

@@ -7,7 +7,7 @@ __all__ = ['Parser', 'parse_size', 'waited', 'peak_memory', 'percentile', 'summa
            'translate', 'weight_files', 'info', 'live', 'bench', 'model_options', 'translate_options', 'make_parser',
            'execute', 'main']
 
-# %% ../nbs/cli.ipynb #33dd798a
+# %% ../nbs/cli.ipynb #34adb8b1
 import argparse
 import os
 import re
@@ -23,12 +23,12 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-# %% ../nbs/cli.ipynb #d0e2169d
+# %% ../nbs/cli.ipynb #0357f333
 class Parser(argparse.ArgumentParser):
     "An argument parser whose mistakes are raised, not printed."
     def error(self, message): raise ValueError(f"{message} (see {self.prog} --help)")
 
-# %% ../nbs/cli.ipynb #9aafeba8
+# %% ../nbs/cli.ipynb #bb48ccba
 def parse_size(
     text, # `N` or `WxH`, pixels
 ) -> tuple: # (height, width)
@@ -39,7 +39,7 @@ def parse_size(
     if not width * height: raise argparse.ArgumentTypeError(f"{text!r} is not a size: both numbers must be above 0")
     return height, width
 
-# %% ../nbs/cli.ipynb #c0ef09d2
+# %% ../nbs/cli.ipynb #54d327bc
 def waited() -> float: # seconds
     "How long this process has been running, start of Python included."
     import psutil # here, so that --help is quick
@@ -48,7 +48,7 @@ def waited() -> float: # seconds
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError): return time.time() - psutil.Process().create_time() # not Linux; to a second
 
-# %% ../nbs/cli.ipynb #922d1cb5
+# %% ../nbs/cli.ipynb #fe794ea7
 def peak_memory(
     device="cpu", # device the model runs on
 ) -> str:
@@ -62,7 +62,7 @@ def peak_memory(
     import torch
     return f"{main / 1e6:.0f} MB, on the card {torch.cuda.max_memory_allocated(device) / 1e6:.0f} MB"
 
-# %% ../nbs/cli.ipynb #8a970ac1
+# %% ../nbs/cli.ipynb #51dd74ef
 def percentile(
     values, # list of numbers
     part, # 0..1
@@ -70,7 +70,7 @@ def percentile(
     "The value below which `part` of the values lie; 0 of none."
     return sorted(values)[min(int(part * len(values)), len(values) - 1)] if values else 0.0
 
-# %% ../nbs/cli.ipynb #d2587540
+# %% ../nbs/cli.ipynb #d5e397c3
 def summary(
     frames, # frames written
     seconds, # from the first read to the last write
@@ -89,7 +89,7 @@ def summary(
         f"memory       at most {memory}",
         f"ms a frame   {each}"])
 
-# %% ../nbs/cli.ipynb #1c01ebf8
+# %% ../nbs/cli.ipynb #80ed9105
 def keep(
     frames, # iterable of frames
     kept, # deque to put them in
@@ -102,7 +102,7 @@ def keep(
         kept.append(resize_frame(frame, height, width))
         yield frame
 
-# %% ../nbs/cli.ipynb #bd4ee439
+# %% ../nbs/cli.ipynb #721085bb
 class Stop:
     "While open, the first Ctrl-C only sets `asked`; the second raises `KeyboardInterrupt`."
     def __enter__(self):
@@ -117,7 +117,7 @@ class Stop:
     def __exit__(self, *_):
         for number, handler in self.before.items(): signal.signal(number, handler)
 
-# %% ../nbs/cli.ipynb #c9ae712a
+# %% ../nbs/cli.ipynb #c5c74d12
 def quiet(
     bars=True, # leave the bars of downloads
 ):
@@ -125,7 +125,7 @@ def quiet(
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"): os.environ.setdefault(name, "error")
     if not bars: os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-# %% ../nbs/cli.ipynb #ceb7a8af
+# %% ../nbs/cli.ipynb #7eec2f8e
 def load(
     args, # parsed options: `weights`, `device`, `size`
 ):
@@ -139,7 +139,7 @@ def load(
         raise ValueError(f"--device {args.device}: PyTorch finds no CUDA card; leave --device away to run on the CPU")
     return Live2Diff.from_pretrained(args.weights, device=args.device, height=args.size[0], width=args.size[1])
 
-# %% ../nbs/cli.ipynb #33e7cf56
+# %% ../nbs/cli.ipynb #4e7d91a2
 def run(
     pipe, # `Live2Diff`
     source, # frames in
@@ -151,7 +151,7 @@ def run(
     from live2diff_nb.video import progress, side_by_side
     kept, first = deque(), None
     frames = keep(source, kept, *args.size) if args.side_by_side else source
-    options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed, ahead=True)
+    options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed)
     with Stop() as stop, progress(pipe.stream(frames, **options), source.frames, "translate") as bar:
         for frame in bar:
             sink.write(side_by_side(kept.popleft(), frame) if args.side_by_side else frame)
@@ -159,7 +159,7 @@ def run(
             if stop.asked: break
         return first, stop.asked
 
-# %% ../nbs/cli.ipynb #ea0b36aa
+# %% ../nbs/cli.ipynb #054b7d40
 def translate(
     args, # parsed options
 ) -> int: # exit code
@@ -178,7 +178,7 @@ def translate(
     print("saved       ", args.output if sink.frames else "nothing, it was stopped before the first frame")
     return 130 if stopped else 0
 
-# %% ../nbs/cli.ipynb #ba7ab81f
+# %% ../nbs/cli.ipynb #af276512
 def weight_files(
     weights, # "tiny", a folder, a file, or a hub id
 ) -> dict: # path -> bytes
@@ -187,7 +187,7 @@ def weight_files(
     files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
     return {p: p.stat().st_size for p in files}
 
-# %% ../nbs/cli.ipynb #5645e271
+# %% ../nbs/cli.ipynb #e0433e83
 def info(
     args, # parsed options
 ) -> int: # exit code
@@ -205,7 +205,7 @@ def info(
     for part, size in need.items(): print(f"          {size / 1e6:8.2f} MB  {part}")
     return 0
 
-# %% ../nbs/cli.ipynb #2d2dc9a5
+# %% ../nbs/cli.ipynb #5e23079e
 def live(
     args, # parsed options; `rest` goes to JupyterLab
 ) -> int: # exit code
@@ -218,7 +218,7 @@ def live(
     try: return subprocess.call([sys.executable, "-m", "jupyterlab", str(page), *args.rest])
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/cli.ipynb #e0be5cba
+# %% ../nbs/cli.ipynb #db07e2b1
 def bench(
     args, # parsed options; `rest` goes to the benchmark
 ) -> int: # exit code
@@ -226,7 +226,7 @@ def bench(
     from live2diff_nb.bench import main as measure # not needed by the other commands
     return measure(args.rest) or 0
 
-# %% ../nbs/cli.ipynb #240f24b6
+# %% ../nbs/cli.ipynb #288be4d4
 def model_options(
     command, # parser of a command
 ):
@@ -237,7 +237,7 @@ def model_options(
     add("--steps", type=int, default=2, help="denoising steps (default: 2)")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
 
-# %% ../nbs/cli.ipynb #56f8bca1
+# %% ../nbs/cli.ipynb #5df864b5
 def translate_options(
     command, # parser of the command
 ):
@@ -254,7 +254,7 @@ def translate_options(
     add("--fps", type=float, help="frames/s of OUT (default: as IN)")
     add("--side-by-side", action="store_true", help="show the input on the left")
 
-# %% ../nbs/cli.ipynb #02aa3bd5
+# %% ../nbs/cli.ipynb #d5471b92
 def make_parser() -> argparse.ArgumentParser:
     "The parser of the whole command line."
     parser = Parser(prog="live2diff-nb", description="Restyle video, live or from a file.")
@@ -267,7 +267,7 @@ def make_parser() -> argparse.ArgumentParser:
         if run_it is translate: translate_options(command)
     return parser
 
-# %% ../nbs/cli.ipynb #b6d29ec0
+# %% ../nbs/cli.ipynb #f6057e85
 def execute(
     argv, # list of words
     began, # when the user began to wait, by `time.perf_counter`
@@ -279,7 +279,7 @@ def execute(
     args.rest, args.began = rest, began
     return args.run(args)
 
-# %% ../nbs/cli.ipynb #96f77d65
+# %% ../nbs/cli.ipynb #652848da
 def main(
     argv=None, # list of words, None for those of the command line
 ) -> int: # exit code: 0 done, 2 a mistake in the input, 130 stopped by Ctrl-C
@@ -297,6 +297,6 @@ def main(
             if "out of memory" not in str(error): raise
             return say("error", "the memory is too small for this: choose a smaller --size or fewer --steps") or 2
 
-# %% ../nbs/cli.ipynb #671edf9a
+# %% ../nbs/cli.ipynb #ece3a9ce
 if __name__ == "__main__" and __spec__ is not None: # `python -m live2diff_nb.cli`; in a notebook there is no spec
     sys.exit(main())

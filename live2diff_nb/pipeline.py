@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
-           'Models', 'check_size', 'Session', 'Ahead', 'Adjustable', 'Streaming', 'Live2Diff']
+           'Models', 'check_size', 'Session', 'Adjustable', 'Streaming', 'Live2Diff']
 
-# %% ../nbs/08_pipeline.ipynb #7cef24f3
+# %% ../nbs/08_pipeline.ipynb #02848ef5
 import time
 import warnings
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from numbers import Integral, Real
 from typing import Iterable, Iterator
 
@@ -26,7 +24,7 @@ from .kvcache import cache_bytes, check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
 
-# %% ../nbs/08_pipeline.ipynb #259c5635
+# %% ../nbs/08_pipeline.ipynb #153df5ee
 def prepare_frame(
     frame,        # (H, W, 3) uint8 RGB; grey (H, W) or (H, W, 1) and RGBA (H, W, 4) are accepted
     height: int,  # wanted
@@ -42,7 +40,7 @@ def prepare_frame(
         raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {frame.shape}: pass one frame at a time, channels last")
     return fit_frame(frame[..., :3], height, width)
 
-# %% ../nbs/08_pipeline.ipynb #66945c6e
+# %% ../nbs/08_pipeline.ipynb #3503f9cc
 def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     "Centre crop to the aspect ratio of `height x width`, then resize (area when shrinking)."
     h, w = frame.shape[:2]
@@ -54,7 +52,7 @@ def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     crop = np.ascontiguousarray(frame[top : top + ch, left : left + cw])
     return cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
-# %% ../nbs/08_pipeline.ipynb #1b923704
+# %% ../nbs/08_pipeline.ipynb #d962b553
 class Ledger:
     "Pairs inputs with results that come late or not at all."
 
@@ -76,7 +74,7 @@ class Ledger:
                 self.last = results.popleft()
             yield self.last, time.perf_counter() - self.waiting.popleft()[1]
 
-# %% ../nbs/08_pipeline.ipynb #6fc9e4a1
+# %% ../nbs/08_pipeline.ipynb #f9e5c00b
 class SimilarFilter:
     "Skip frames that look like the last one kept. Deterministic."
 
@@ -96,7 +94,7 @@ class SimilarFilter:
         self.kept, self.skipped = picture, 0
         return False
 
-# %% ../nbs/08_pipeline.ipynb #5be7c653
+# %% ../nbs/08_pipeline.ipynb #eedab0f1
 class Setting:
     "An attribute that may be changed while a stream runs: checked when set, noticed at the next frame."
 
@@ -112,7 +110,7 @@ class Setting:
             setattr(pipe, self.name, value)
             pipe.version += 1
 
-# %% ../nbs/08_pipeline.ipynb #2e8c6839
+# %% ../nbs/08_pipeline.ipynb #22dde21a
 def check_setting(pipe, name: str, value):
     "One clear sentence for a setting that cannot be."
     if name == "strength" and not (isinstance(value, Real) and 0 <= value <= 1):
@@ -126,7 +124,7 @@ def check_setting(pipe, name: str, value):
     if name == "prompt" and not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
-# %% ../nbs/08_pipeline.ipynb #5a339722
+# %% ../nbs/08_pipeline.ipynb #7eed748b
 def vae_encode(
     vae,               # TinyVAE, AutoencoderTiny or AutoencoderKL
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -148,7 +146,7 @@ def vae_decode(
         return vae.decode(latents)
     return vae.decode(latents / vae.config.scaling_factor).sample
 
-# %% ../nbs/08_pipeline.ipynb #675b4a55
+# %% ../nbs/08_pipeline.ipynb #04d52058
 class Models:
     "The models of a Live2Diff pipeline, and what can be computed with them on pictures."
 
@@ -189,18 +187,18 @@ class Models:
     def to_pictures(self, frames: list[np.ndarray]) -> Tensor:
         "uint8 frames to (n, 3, h, w) in [-1, 1], channels last in memory."
         pictures = torch.from_numpy(np.stack(frames)).to(self.unet.device).permute(0, 3, 1, 2)
-        return pictures.to(self.unet.dtype) / 127.5 - 1
+        return pictures.to(self.unet.dtype).div_(127.5).sub_(1)
 
     def to_frames(self, latents: Tensor) -> list[np.ndarray]:
         "(n, 4, h, w) latents to uint8 frames."
         with self.timed("vae"):
-            pictures = vae_decode(self.vae, latents).float().add(1).mul(127.5).round().clamp(0, 255)
-            return list(pictures.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+            pictures = vae_decode(self.vae, latents).float().mul_(127.5).add_(128).clamp_(0, 255).to(torch.uint8)   # adds a half, cuts: rounds
+            return list(pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def encode(self, pictures: Tensor, scale: RunningRange) -> tuple[Tensor, Tensor]:
         "Latents of pictures (n, 3, h, w) and of their depth, both (n, 4, h/f, w/f); `scale` is the stream's depth range."
         with self.timed("depth"):
-            depth = depth_to_image(scale(self.depth(pictures / 2 + 0.5))).to(pictures)
+            depth = depth_to_image(scale(self.depth.estimate(pictures / 2 + 0.5))).to(pictures)
         with self.timed("vae"):
             return vae_encode(self.vae, torch.cat([pictures, depth])).chunk(2)
 
@@ -210,14 +208,14 @@ class Models:
         text = self.styles[style].format(prompt=prompt) if style else prompt
         return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
 
-# %% ../nbs/08_pipeline.ipynb #ec254f91
+# %% ../nbs/08_pipeline.ipynb #1f899910
 def check_size(height: int, width: int, factor: int):
     "Refuse a working size that the VAE cannot divide, and name the nearest that it can."
     if min(height, width) < factor or height % factor or width % factor:
         near = " x ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
         raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}: try {near}")
 
-# %% ../nbs/08_pipeline.ipynb #ee7453e7
+# %% ../nbs/08_pipeline.ipynb #f13d2c53
 class Session:
     "One stream through the models: warmup, steps, changes of settings."
 
@@ -233,12 +231,12 @@ class Session:
         engine.count = self.engine.count if self.engine else 0
         return engine
 
-    def push(self, encoded: tuple, version: int) -> list[Tensor]:
-        "Take one frame's `Models.encode` and the settings' version it came with; the denoised latents that are ready now, in order."
+    def push(self, encoded: tuple) -> list[Tensor]:
+        "Take one frame's `Models.encode`; the denoised latents that are ready now, in order."
         ready = []
-        if version != self.version and self.engine:
+        if self.version != self.models.version and self.engine:
             ready += self.apply_change()
-        self.version = version
+        self.version = self.models.version
         self.recent.append(encoded)
         if self.engine is None:
             if len(self.recent) < self.models.warmup:
@@ -280,32 +278,7 @@ class Session:
         with self.models.timed("unet"):
             return self.engine.drain() if self.engine else []
 
-# %% ../nbs/08_pipeline.ipynb #9fd263f3
-class Ahead:
-    "Runs a job beside the caller and hands back the one before; or, when off, at once."
-
-    def __init__(self, on: bool):
-        self.pool, self.waiting = ThreadPoolExecutor(1, "encoder", lambda: torch.set_num_threads(1)) if on else None, []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
-
-    def put(self, job, tag) -> list[tuple]:
-        "Start `job`; `[(result, tag)]` of the one that is ready, or `[]`."
-        if not self.pool:
-            return [(job(), tag)]
-        ready, self.waiting = self.waiting, [(self.pool.submit(torch.inference_mode()(job)), tag)]
-        return [(future.result(), before) for future, before in ready]
-
-    def rest(self) -> list[tuple]:
-        "What has not been handed back yet."
-        return [(future.result(), tag) for future, tag in self.waiting]
-
-# %% ../nbs/08_pipeline.ipynb #8a612c06
+# %% ../nbs/08_pipeline.ipynb #d522d14b
 class Adjustable(Models):
     "The models with settings that may be changed while a stream runs."
 
@@ -330,7 +303,7 @@ class Adjustable(Models):
             setattr(self, name, value)
         self.timings.clear(), self.latencies.clear()
 
-# %% ../nbs/08_pipeline.ipynb #3eb7e252
+# %% ../nbs/08_pipeline.ipynb #2d2e2e71
 class Streaming(Adjustable):
     "Frames in, frames out."
 
@@ -345,26 +318,22 @@ class Streaming(Adjustable):
         fixed_noise: bool | None = None,  # one noise for all frames, steadier, or fresh noise; None: as the weights prefer
         change: str = "cut",            # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         similar: float | None = None,   # skip frames more alike than this cosine, e.g. 0.98
-        ahead: bool = False,            # encode a frame while the one before is denoised: faster on a CPU, one frame later
     ) -> Iterator[np.ndarray]:          # (height, width, 3) uint8 RGB, one per input frame
         "Translate frames as they come. A bad frame is named in a warning and shows the last result again."
         self._begin(prompt, style, steps, strength, change)
         judge = SimilarFilter(similar) if similar is not None else None
         fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
-        return self._run(frames, Session(self, seed, fixed_noise, change), judge, ahead)
+        return self._run(frames, Session(self, seed, fixed_noise, change), judge)
 
     @torch.inference_mode()
-    def _run(self, frames, session: Session, judge: SimilarFilter | None, ahead: bool) -> Iterator[np.ndarray]:
+    def _run(self, frames, session: Session, judge: SimilarFilter | None) -> Iterator[np.ndarray]:
         "The stream itself."
         ledger = Ledger()
-        with Ahead(ahead) as encoder:
-            for number, frame in enumerate(frames):
-                picture = self._picture(frame, number)
-                own = picture is not None and not (judge and judge.skip(picture))
-                ledger.add(own)
-                ready = encoder.put(partial(self.encode, picture, session.scale), self.version) if own else []
-                yield from self._out(ledger, [x0 for item in ready for x0 in session.push(*item)])
-            yield from self._out(ledger, [x0 for item in encoder.rest() for x0 in session.push(*item)])
+        for number, frame in enumerate(frames):
+            picture = self._picture(frame, number)
+            own = picture is not None and not (judge and judge.skip(picture))
+            ledger.add(own)
+            yield from self._out(ledger, session.push(self.encode(picture, session.scale)) if own else [])
         yield from self._out(ledger, session.finish())
 
     def _picture(self, frame, number: int) -> Tensor | None:
@@ -380,7 +349,7 @@ class Streaming(Adjustable):
             self.latencies.append(waited)
             yield frame
 
-# %% ../nbs/08_pipeline.ipynb #c98037b0
+# %% ../nbs/08_pipeline.ipynb #e69f5c23
 class Live2Diff(Streaming):
     "Live video translation: frames in, frames out, settings while it runs."
 
