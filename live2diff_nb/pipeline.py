@@ -6,7 +6,7 @@
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
            'Models', 'check_size', 'Session', 'Adjustable', 'Streaming', 'Live2Diff']
 
-# %% ../nbs/08_pipeline.ipynb #02848ef5
+# %% ../nbs/08_pipeline.ipynb #bec510ed
 import time
 import warnings
 from collections import Counter, deque
@@ -24,7 +24,7 @@ from .kvcache import cache_bytes, check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
 
-# %% ../nbs/08_pipeline.ipynb #153df5ee
+# %% ../nbs/08_pipeline.ipynb #5ab9106f
 def prepare_frame(
     frame,        # (H, W, 3) uint8 RGB; grey (H, W) or (H, W, 1) and RGBA (H, W, 4) are accepted
     height: int,  # wanted
@@ -40,7 +40,7 @@ def prepare_frame(
         raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {frame.shape}: pass one frame at a time, channels last")
     return fit_frame(frame[..., :3], height, width)
 
-# %% ../nbs/08_pipeline.ipynb #3503f9cc
+# %% ../nbs/08_pipeline.ipynb #9195e90b
 def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     "Centre crop to the aspect ratio of `height x width`, then resize (area when shrinking)."
     h, w = frame.shape[:2]
@@ -52,7 +52,7 @@ def fit_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     crop = np.ascontiguousarray(frame[top : top + ch, left : left + cw])
     return cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
-# %% ../nbs/08_pipeline.ipynb #d962b553
+# %% ../nbs/08_pipeline.ipynb #78ed156a
 class Ledger:
     "Pairs inputs with results that come late or not at all."
 
@@ -74,7 +74,7 @@ class Ledger:
                 self.last = results.popleft()
             yield self.last, time.perf_counter() - self.waiting.popleft()[1]
 
-# %% ../nbs/08_pipeline.ipynb #f9e5c00b
+# %% ../nbs/08_pipeline.ipynb #fe19b6de
 class SimilarFilter:
     "Skip frames that look like the last one kept. Deterministic."
 
@@ -94,7 +94,7 @@ class SimilarFilter:
         self.kept, self.skipped = picture, 0
         return False
 
-# %% ../nbs/08_pipeline.ipynb #eedab0f1
+# %% ../nbs/08_pipeline.ipynb #47f58c3e
 class Setting:
     "An attribute that may be changed while a stream runs: checked when set, noticed at the next frame."
 
@@ -110,7 +110,7 @@ class Setting:
             setattr(pipe, self.name, value)
             pipe.version += 1
 
-# %% ../nbs/08_pipeline.ipynb #22dde21a
+# %% ../nbs/08_pipeline.ipynb #ed1590c6
 def check_setting(pipe, name: str, value):
     "One clear sentence for a setting that cannot be."
     if name == "strength" and not (isinstance(value, Real) and 0 <= value <= 1):
@@ -124,7 +124,7 @@ def check_setting(pipe, name: str, value):
     if name == "prompt" and not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
-# %% ../nbs/08_pipeline.ipynb #7eed748b
+# %% ../nbs/08_pipeline.ipynb #3d0151f4
 def vae_encode(
     vae,               # TinyVAE, AutoencoderTiny or AutoencoderKL
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -146,7 +146,7 @@ def vae_decode(
         return vae.decode(latents)
     return vae.decode(latents / vae.config.scaling_factor).sample
 
-# %% ../nbs/08_pipeline.ipynb #04d52058
+# %% ../nbs/08_pipeline.ipynb #dc5391aa
 class Models:
     "The models of a Live2Diff pipeline, and what can be computed with them on pictures."
 
@@ -208,14 +208,14 @@ class Models:
         text = self.styles[style].format(prompt=prompt) if style else prompt
         return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
 
-# %% ../nbs/08_pipeline.ipynb #1f899910
+# %% ../nbs/08_pipeline.ipynb #fa3d092e
 def check_size(height: int, width: int, factor: int):
     "Refuse a working size that the VAE cannot divide, and name the nearest that it can."
     if min(height, width) < factor or height % factor or width % factor:
         near = " x ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
         raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}: try {near}")
 
-# %% ../nbs/08_pipeline.ipynb #f13d2c53
+# %% ../nbs/08_pipeline.ipynb #5985ddb6
 class Session:
     "One stream through the models: warmup, steps, changes of settings."
 
@@ -278,7 +278,7 @@ class Session:
         with self.models.timed("unet"):
             return self.engine.drain() if self.engine else []
 
-# %% ../nbs/08_pipeline.ipynb #d522d14b
+# %% ../nbs/08_pipeline.ipynb #24aa9056
 class Adjustable(Models):
     "The models with settings that may be changed while a stream runs."
 
@@ -303,7 +303,7 @@ class Adjustable(Models):
             setattr(self, name, value)
         self.timings.clear(), self.latencies.clear()
 
-# %% ../nbs/08_pipeline.ipynb #2d2e2e71
+# %% ../nbs/08_pipeline.ipynb #fb900ef2
 class Streaming(Adjustable):
     "Frames in, frames out."
 
@@ -349,7 +349,7 @@ class Streaming(Adjustable):
             self.latencies.append(waited)
             yield frame
 
-# %% ../nbs/08_pipeline.ipynb #e69f5c23
+# %% ../nbs/08_pipeline.ipynb #248767a1
 class Live2Diff(Streaming):
     "Live video translation: frames in, frames out, settings while it runs."
 
