@@ -173,21 +173,21 @@ class Models:
         self.unet, self.vae, self.depth, self.text_encoder, self.tokenizer, self.scheduler = unet, vae, depth, text_encoder, tokenizer, scheduler
         self.styles, self.height, self.width, self.window, self.warmup = styles or {}, height, width, window, warmup
         self.max_timestep, self.factor, self.clip_skip, self.runner = max_timestep, factor, clip_skip, runner
-        self.timings = Counter()
+        self.device, self.dtype, self.timings = unet.device, unet.dtype, Counter()       # diffusers walks all modules to find these
 
     @contextmanager
     def timed(self, part: str):
         "Add the time spent inside to `timings[part]`, seconds."
         start = time.perf_counter()
         yield
-        if self.unet.device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.timings[part] += time.perf_counter() - start
 
     def to_pictures(self, frames: list[np.ndarray]) -> Tensor:
         "uint8 frames to (n, 3, h, w) in [-1, 1], channels last in memory."
-        pictures = torch.from_numpy(np.stack(frames)).to(self.unet.device).permute(0, 3, 1, 2)
-        return pictures.to(self.unet.dtype).div_(127.5).sub_(1)
+        pictures = torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2)
+        return pictures.to(self.dtype).div_(127.5).sub_(1)
 
     def to_frames(self, latents: Tensor) -> list[np.ndarray]:
         "(n, 4, h, w) latents to uint8 frames."
@@ -197,10 +197,11 @@ class Models:
 
     def encode(self, pictures: Tensor, scale: RunningRange) -> tuple[Tensor, Tensor]:
         "Latents of pictures (n, 3, h, w) and of their depth, both (n, 4, h/f, w/f); `scale` is the stream's depth range."
+        beside = self.runner and self.runner.pool.submit(vae_encode, self.vae, pictures)      # single-threaded graphs leave a core free
         with self.timed("depth"):
             depth = depth_to_image(scale(self.depth.estimate(pictures / 2 + 0.5))).to(pictures)
         with self.timed("vae"):
-            return vae_encode(self.vae, torch.cat([pictures, depth])).chunk(2)
+            return (beside.result(), vae_encode(self.vae, depth)) if beside else vae_encode(self.vae, torch.cat([pictures, depth])).chunk(2)
 
     def embed(self, prompt: str, style: str | None) -> Tensor:
         "(1, tokens, dim) embedding of a prompt in a style."
@@ -359,11 +360,12 @@ class Live2Diff(Streaming):
         name: str = "tiny",  # "tiny": the weights in the package
         device=None,         # "cpu", "cuda"; default: cuda where there is one
         dtype=None,          # torch.float16 or float32; default by device
+        graphs: bool = True, # on a CPU, let onnxruntime run what streams (chapter 17); False: torch alone
         **settings,          # height, width, window, warmup, strength
     ) -> "Live2Diff":
         "A pipeline with its weights loaded."
         from live2diff_nb.weights import load_models         # chapter 9 stands after this one
-        return cls(**{**load_models(name, device, dtype), **settings})
+        return cls(**{**load_models(name, device, dtype, graphs), **settings})
 
     def memory_estimate(
         self,
