@@ -1,6 +1,9 @@
 "Training: resume, bad numbers, damaged checkpoints, the depth adapter at its start, export."
 import json
 import shutil
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +12,15 @@ import torch
 from live2diff_nb import Live2Diff, weights
 from live2diff_nb.data import STYLES, PhotoClips
 from live2diff_nb.depth import TinyDepth
-from live2diff_nb.train import TINY_UNET, Run, Trainer, load_state, main
+from live2diff_nb.loop import Run, load_state
+from live2diff_nb.train import TINY_UNET, Trainer, main
 from live2diff_nb.weights import TINY, TinyVAE
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
 
 SMALL = dict(TINY_UNET, block_out_channels=(8, 8, 16), depth_channels=(8,))
 
@@ -61,17 +71,63 @@ def test_stage_two_starts_from_the_average_of_stage_one(tmp_path, stacks, frozen
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     run = Run(torch.nn.Linear(2, 2), tmp_path, lr=0.5)
-    with pytest.raises(FloatingPointError, match="became nan at step 2: .*smaller lr than 0.5"):
-        run.fit("x", lambda step: run.models.weight.sum() * (float("nan") if step == 2 else 1), 5, every=0)
+    with pytest.raises(FloatingPointError, match="became nan at step 2 in share 1 of 1: .*smaller lr than 0.5"):
+        run.fit("x", lambda step, mine: run.models.weight.sum() * (float("nan") if step == 2 else 1), 5, every=0)
     assert load_state(tmp_path / "x.pt")["step"] == 2
 
 
-def test_a_cut_off_checkpoint_is_refused(tmp_path, stacks, frozen):
-    trained(tmp_path, stacks, frozen, 1, steps=1)
-    path = tmp_path / "stage1.pt"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match="stage1.pt is damaged or cut off: delete it"):
+def cut_in_half(path): path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_cut_off_checkpoint_falls_back_on_the_one_before(tmp_path, stacks, frozen):
+    whole, _ = trained(tmp_path / "whole", stacks, frozen, 1)
+    trained(tmp_path / "cut", stacks, frozen, 1, stop=3)
+    cut_in_half(tmp_path / "cut/stage1.pt")
+    with pytest.warns(UserWarning, match="stage1.pt is damaged or cut off"):
+        again, rest = trained(tmp_path / "cut", stacks, frozen, 1)
+    assert len(rest) == 3 and all(torch.equal(a, b) for a, b in zip(whole.models.parameters(), again.models.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged")
+def test_two_cut_off_checkpoints_are_refused(tmp_path, stacks, frozen):
+    trained(tmp_path, stacks, frozen, 1, steps=2)
+    for path in tmp_path.glob("stage1.pt*"): cut_in_half(path)
+    with pytest.raises(ValueError, match="stage1.pt is damaged or cut off, and so is the one before it"):
         trained(tmp_path, stacks, frozen, 1)
+
+
+PARALLEL = """
+import sys
+import numpy as np
+import torch
+from live2diff_nb.data import STYLES
+from live2diff_nb.depth import TinyDepth
+from live2diff_nb.train import TINY_UNET, Trainer
+from live2diff_nb.weights import TINY, TinyVAE
+torch.set_num_threads(1)
+stacks = list(np.random.default_rng(0).integers(0, 256, (2, 1 + len(STYLES), 48, 56, 3), np.uint8))
+frozen = [kind.from_pretrained(TINY / part).eval().requires_grad_(False) for kind, part in ((TinyVAE, "vae"), (TinyDepth, "depth"))]
+trainer = Trainer(sys.argv[1], *frozen, dict(TINY_UNET, block_out_channels=(8, 8, 16), depth_channels=(8,)), warmup=2)
+assert trainer.accelerator.num_processes == int(sys.argv[2])
+trainer.train(stacks, 3, stage=2, batch=4, frames=4, size=32, passes=int(sys.argv[3]))
+"""
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    "Data-parallel over gloo on the CPU, in one pass and in two, from the same global batch: equal but for rounding."
+    (tmp_path / "run.py").write_text(PARALLEL)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    states = {}
+    for processes, passes in ((1, 1), (2, 1), (2, 2)):
+        folder = tmp_path / f"{processes}x{passes}"
+        many = ["--multi_cpu", "--num_processes", "2", "--main_process_port", str(free_port())] if processes > 1 else ["--num_processes", "1"]
+        done = subprocess.run([*launch, *many, tmp_path / "run.py", folder, str(processes), str(passes)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        states[processes, passes] = load_state(folder / "stage2.pt")
+    moved = Trainer(tmp_path / "untrained", *[None] * 2, SMALL, warmup=2).models.state_dict()
+    for name, one in states[1, 1]["models"].items():
+        for key in ((2, 1), (2, 2)): assert torch.allclose(one, states[key]["models"][name], atol=2e-5), (key, name)
+    assert any((one - moved[name]).abs().max() > 1e-3 for name, one in states[1, 1]["models"].items())
 
 
 def test_depth_changes_nothing_at_the_start_of_stage_two(tmp_path, stacks, frozen):
@@ -80,7 +136,7 @@ def test_depth_changes_nothing_at_the_start_of_stage_two(tmp_path, stacks, froze
     for depth in (frozen[1], None):
         trainer = Trainer(tmp_path, frozen[0], depth, SMALL, warmup=2)
         torch.manual_seed(0)
-        losses.append(trainer.loss(clips, np.random.default_rng(0), temporal=True).item())
+        losses.append(trainer.loss(clips, [np.random.default_rng(i) for i in range(2)], temporal=True).item())
     assert losses[0] == losses[1]
 
 
