@@ -75,7 +75,8 @@ class Checkpointed:
         weight_decay: float = 1e-3,  # of AdamW
         average: bool = False,       # keep a moving average of the weights too
     ):
-        self.accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)          # stage 1 leaves the depth adapter alone
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
         self.models, self.folder, self.lr, self.seed, self.weight_decay = models.to(self.accelerator.device), Path(folder), lr, seed, weight_decay
         self.average = copy.deepcopy(models).requires_grad_(False) if average else None
         self.restart()

@@ -116,11 +116,11 @@ trainer.train(stacks, 3, stage=2, batch=4, frames=4, size=32, passes=int(sys.arg
 def test_two_processes_give_the_weights_of_one(tmp_path):
     "Data-parallel over gloo on the CPU, in one pass and in two, from the same global batch: equal but for rounding."
     (tmp_path / "run.py").write_text(PARALLEL)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     states = {}
     for processes, passes in ((1, 1), (2, 1), (2, 2)):
         folder = tmp_path / f"{processes}x{passes}"
-        many = ["--multi_cpu", "--num_processes", "2", "--main_process_port", str(free_port())] if processes > 1 else ["--num_processes", "1"]
+        many = ["--multi_gpu", "--num_processes", "2", "--main_process_port", str(free_port())] if processes > 1 else ["--num_processes", "1"]
         done = subprocess.run([*launch, *many, tmp_path / "run.py", folder, str(processes), str(passes)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         states[processes, passes] = load_state(folder / "stage2.pt")
