@@ -124,10 +124,15 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
         done = subprocess.run([*launch, *many, tmp_path / "run.py", folder, str(processes), str(passes)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         states[processes, passes] = load_state(folder / "stage2.pt")
-    moved = Trainer(tmp_path / "untrained", *[None] * 2, SMALL, warmup=2).models.state_dict()
-    for name, one in states[1, 1]["models"].items():
-        for key in ((2, 1), (2, 2)): assert torch.allclose(one, states[key]["models"][name], atol=2e-5), (key, name)
-    assert any((one - moved[name]).abs().max() > 1e-3 for name, one in states[1, 1]["models"].items())
+    def flat(state, key): return torch.cat([v[key].flatten() if key else v.flatten() for v in state.values()])
+    one = states.pop((1, 1))
+    for split, state in states.items():           # sums in another order: the gradients differ by rounding
+        a, b = (flat(s["optimizer"]["state"], "exp_avg") for s in (one, state))
+        assert (a - b).norm() < 1e-5 * a.norm(), split
+        a, b = (flat(s["models"], None) for s in (one, state))       # Adam blows rounding up where a gradient is zero but for it
+        assert (a - b).norm() < 1e-4 * a.norm(), split
+    start = flat(Trainer(tmp_path / "untrained", None, None, SMALL, warmup=2).models.state_dict(), None)
+    assert (flat(one["models"], None) - start).norm() > 1e-2 * start.norm()      # and they did learn
 
 
 def test_depth_changes_nothing_at_the_start_of_stage_two(tmp_path, stacks, frozen):
