@@ -6,7 +6,7 @@
 __all__ = ['PLACES', 'UNDERSTOOD', 'NEEDED', 'read_yaml', 'near', 'read_config', 'schedule', 'network', 'prompt', 'usual',
            'Needed', 'downloaded', 'download_list', 'download', 'check_sums', 'sha256']
 
-# %% ../nbs/09g_config.ipynb #45af78ee
+# %% ../nbs/09g_config.ipynb #d3b32146
 import hashlib
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ import yaml
 
 from .real import ALIASES, WANTED, locate
 
-# %% ../nbs/09g_config.ipynb #df1d1d00
+# %% ../nbs/09g_config.ipynb #ba16511d
 def read_yaml(
     path: str | Path,  # of a config file
 ) -> dict:             # with its base merged in
@@ -42,7 +42,7 @@ def near(
     places = [place / name for place in (Path(), path.parent, path.parent.parent)]
     return str(next((place for place in places if place.exists()), name))
 
-# %% ../nbs/09g_config.ipynb #554ad484
+# %% ../nbs/09g_config.ipynb #5ef112c5
 PLACES = {"pretrained_model_path": "name", "motion_module_path": "motion", "depth_model_path": "depth"}
 UNDERSTOOD = {*PLACES, "unet_additional_kwargs", "noise_scheduler_kwargs", "third_party_dict", "prompt_template", "prompt", "num_inference_steps", "t_index_list", "strength"}
 
@@ -87,7 +87,7 @@ def network(kwargs: dict) -> dict:
 def prompt(config: dict, path: Path) -> dict:
     "The prompt's template as a style; one file of the official repository writes it as `prompt`."
     template = config.get("prompt_template") or config.get("prompt") or ""
-    if "{}" in template: return {"styles": {path.stem: template.replace("{}", "{prompt}")}}
+    if "{}" in template: return {"styles": {path.stem: template.replace("{}", "{prompt}")}, "prompt_keeps_style": True}
     return {"prompt": template} if template else {}
 
 
@@ -99,7 +99,7 @@ def usual(place: str, name: str) -> dict:
         warnings.warn(f"the official code uses {place}={ALIASES[name]!r} here, the pipeline goes without: {error}", stacklevel=4)
         return {}
 
-# %% ../nbs/09g_config.ipynb #297b0a94
+# %% ../nbs/09g_config.ipynb #2c2260ea
 class Needed(NamedTuple):
     "A file or repository that real weights need."
     what: str            # for the reader

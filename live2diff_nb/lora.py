@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ENDING', 'PREFIX', 'OTHER_KINDS', 'LoraLayer', 'parse_name', 'layer_names', 'noted_alpha', 'read_lora', 'make_layer',
-           'LoraStack', 'add_lora']
+           'LoraStack', 'add_lora', 'write_lora']
 
-# %% ../nbs/09c_lora.ipynb #60fc1aeb
+# %% ../nbs/09c_lora.ipynb #3d04ad1d
 import json
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .files import fetch, open_weights, sniff
 
-# %% ../nbs/09c_lora.ipynb #568de56e
+# %% ../nbs/09c_lora.ipynb #0b10f5d1
 class LoraLayer(NamedTuple):
     "What a LoRA does to one layer."
     down: Tensor   # (rank, inputs) or (rank, inputs, k, k)
@@ -31,7 +31,7 @@ class LoraLayer(NamedTuple):
         up, down = (part.to(like.device, torch.float32).flatten(1) for part in (self.up, self.down))
         return (up @ down).mul_(self.scale).view(like.shape)
 
-# %% ../nbs/09c_lora.ipynb #ca658904
+# %% ../nbs/09c_lora.ipynb #18b42629
 ENDING = re.compile(r"(?:\.lora_linear_layer\.|\.lora[_.]|_lora\.)(down|up|A|B)(?:\.default)?\.weight$|\.(alpha)$")
 PREFIX = re.compile(r"^(?:base_model\.model\.)?(lora_unet_|unet\.|lora_te1?_|text_encoder\.)?(?:base_model\.model\.)?")
 OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "lora_magnitude_vector": "DoRA", "dora_scale": "DoRA", "lora_mid": "LoCon with a middle factor", "oft_": "OFT"}
@@ -59,7 +59,7 @@ def layer_names(
     flat = {name.replace(".", "_").removeprefix("text_model_"): name for name in names}
     return {**{key.removesuffix("_0"): name for key, name in flat.items() if key.endswith("to_out_0")}, **flat}
 
-# %% ../nbs/09c_lora.ipynb #2a7b69a4
+# %% ../nbs/09c_lora.ipynb #602a797f
 def noted_alpha(path: Path) -> dict:
     "Part -> (alpha, rank, alpha by layer), from the header of the file or from `adapter_config.json` beside it."
     notes, beside = {}, path.parent / "adapter_config.json"
@@ -108,7 +108,7 @@ def make_layer(path, name: str, values: dict, model: nn.Module, rule: str, noted
     if "alpha" in values: alpha, rank = values["alpha"].item(), len(down)
     return LoraLayer(down, up, alpha / rank if rule == "alpha" else 1.0)
 
-# %% ../nbs/09c_lora.ipynb #20058e10
+# %% ../nbs/09c_lora.ipynb #726f6b0b
 class LoraStack:
     "The LoRAs of some models: put in, weighted anew, swapped, taken out, exactly."
 
@@ -163,7 +163,7 @@ class LoraStack:
         self.fused = self.changed
         self.base, self.active, self.known = {}, {}, {}
 
-# %% ../nbs/09c_lora.ipynb #400938da
+# %% ../nbs/09c_lora.ipynb #d9430eb2
 def add_lora(
     models: dict,          # "unet", "text_encoder" -> model
     path: str | Path,      # of the LoRA
@@ -175,3 +175,16 @@ def add_lora(
         for (part, name), layer in read_lora(path, models, rule).items():
             own = models[part].get_submodule(name).weight
             own.copy_(own.float() + weight * layer.delta(own))
+
+# %% ../nbs/09c_lora.ipynb #0751d1c2
+def write_lora(
+    layers: dict,      # from `read_lora`
+    path: str | Path,  # .safetensors
+):
+    "Write a LoRA in the kohya layout."
+    state = {}
+    for (part, name), layer in layers.items():
+        flat = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}[part] + name.replace(".", "_").removeprefix("text_model_")
+        state |= {f"{flat}.lora_down.weight": layer.down, f"{flat}.lora_up.weight": layer.up, f"{flat}.alpha": torch.tensor(layer.scale * len(layer.down), dtype=torch.float64)}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.contiguous() for key, value in state.items()}, path)

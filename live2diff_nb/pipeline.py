@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .depth import RunningRange, depth_to_image
-from .kvcache import cache_bytes, check_window
+from .kvcache import check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
 
@@ -323,10 +323,11 @@ class Adjustable(Models):
         lora: dict | None = None,     # LoRA file -> weight
         schedule: dict | None = None, # arguments of `pick_timesteps` by a config file, until steps or strength are set
         prompt: str = "",             # what to paint
+        prompt_keeps_style: bool = False,  # does a prompt given to `stream` go into the style's template, as in the official config files?
         **kwargs,                     # of `Models`
     ):
         super().__init__(*args, **kwargs)
-        self.fixed_noise, self.schedule = fixed_noise, None
+        self.fixed_noise, self.prompt_keeps_style, self.schedule = fixed_noise, prompt_keeps_style, None
         self.version, self.latencies = 0, deque(maxlen=10_000)
         steps = len(pick_timesteps(self.scheduler, **schedule)) if schedule else steps
         self.prompt, self.style, self.strength, self.steps, self.lora = prompt, next(iter(self.styles), None), strength, steps, dict(lora or {})
@@ -353,7 +354,7 @@ class Adjustable(Models):
         given = {name: value for name, value in dict(prompt=prompt, style=style, steps=steps, strength=strength).items() if value is not None}
         for name, value in given.items():
             check_setting(self, name, value)
-        if prompt is not None:
+        if prompt is not None and not self.prompt_keeps_style:
             given.setdefault("style", None)
         for name, value in given.items():
             setattr(self, name, value)
@@ -429,7 +430,7 @@ class Live2Diff(Streaming):
         given = {key: value for key, value in dict(motion=motion, depth=depth, vae=vae, lcm_lora=lcm_lora, dreambooth=dreambooth).items() if value is not None}
         if name != "tiny":
             from live2diff_nb.real import load_real          # chapter 9e
-            return cls(**load_real(name, device, dtype, **given, **settings), lora=lora)
+            return cls(**load_real(name, device, dtype, **given, **settings, **({"lora": lora} if lora else {})))
         if given:
             raise ValueError(f"{', '.join(given)} cannot be given with the weights 'tiny': they belong to Stable Diffusion 1.5, name a folder or a file of it first")
         return cls(**{**load_models(name, device, dtype), **settings}, lora=lora)
@@ -461,7 +462,9 @@ class Live2Diff(Streaming):
         width: int | None = None,   # pixels
         steps: int | None = None,   # denoising steps
     ) -> dict:                      # bytes by part
-        "What the weights and the cache of a stream take."
-        size = [(side or own) // self.factor for side, own in ((height, self.height), (width, self.width))]
+        "What weights, cache, passing tensors and the weights kept for taking LoRAs out take; `live2diff_nb.real.memory_before` tells it before loading."
+        from live2diff_nb.memory import stream_bytes         # chapter 9d stands after this one
         parts = {name: sum(p.nbytes for p in getattr(self, name).parameters()) for name in ("unet", "vae", "depth", "text_encoder")}
-        return {**parts, "cache": cache_bytes(steps or self.steps, self.unet.temporal_shapes(*size), self.window, self.unet.dtype.itemsize)}
+        vae = (type(self.vae), dict(self.vae.config))
+        stream = stream_bytes(self.unet, vae, self.unet.dtype, height or self.height, width or self.width, steps or self.steps, self.window, self.warmup, self.factor)
+        return {**parts, **stream, "kept for LoRA": sum(base.nbytes for base in self.loras.base.values())}

@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'WANTED', 'KEPT', 'locate', 'open_base', 'weights_in', 'me
            'open_vae', 'load_vae', 'open_text', 'load_text', 'load_tokenizer', 'open_parts', 'part_bytes', 'vae_factor',
            'memory_before', 'load_real', 'saved_settings', 'saved_scheduler', 'save_real']
 
-# %% ../nbs/09f_real.ipynb #7e12fa71
+# %% ../nbs/09f_real.ipynb #fb944da5
 import json
 import warnings
 from pathlib import Path
@@ -18,12 +18,12 @@ from .files import fetch, open_weights
 from .formats import TEXT, VAE, check_architecture, fill, motion_state, text_of_single_file, unet_of_single_file, vae_config, vae_of_single_file, vae_part
 from .hub_depth import depth_file, load_depth, save_depth
 from .lcm import make_scheduler
-from .lora import add_lora
+from .lora import add_lora, write_lora
 from .memory import check_memory, stream_bytes
 from .unet import StreamUNet
 from .weights import FROM_CONFIG, OFFICIAL_NAMES, TinyVAE, check_position_tables, infer_config
 
-# %% ../nbs/09f_real.ipynb #487c7fd3
+# %% ../nbs/09f_real.ipynb #a02e5bba
 ALIASES = {"stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5", "taesd": "madebyollin/taesd", "lcm-lora": "latent-consistency/lcm-lora-sdv1-5",
            "depth-anything-v2-small": "depth-anything/Depth-Anything-V2-Small-hf"}
 WANTED = ["*.json", "*.txt", "*.safetensors"]      # never code, never pickles
@@ -45,7 +45,7 @@ def locate(
     except Exception as error:                                  # no network, no such repository, no access: the hub's library has a class for each
         raise ValueError(f"{name} is not on this disk and cannot be downloaded ({type(error).__name__}): go online, or give the folder or file of these weights") from error
 
-# %% ../nbs/09f_real.ipynb #90bf1473
+# %% ../nbs/09f_real.ipynb #79eb1373
 def open_base(
     path: Path,  # folder in diffusers' layout, or single file
 ) -> dict:       # unet, unet_config, and folder or file for the rest
@@ -69,7 +69,7 @@ def weights_in(
         raise ValueError(f"there is no file of weights in {folder}: download it again, with its .safetensors files")
     return found[0]
 
-# %% ../nbs/09f_real.ipynb #babe9d29
+# %% ../nbs/09f_real.ipynb #205c9ec9
 def merge_unet(
     base: dict,            # from `open_base`
     motion: Path | None,   # motion file
@@ -119,7 +119,7 @@ def fresh_adapter(
     if not unet.temporal_layers:
         warnings.warn("no motion modules were given: every frame is translated by itself; give motion='live2diff.ckpt' for steady video", stacklevel=4)
 
-# %% ../nbs/09f_real.ipynb #b8757299
+# %% ../nbs/09f_real.ipynb #4d17494d
 def open_vae(
     source,       # None, name, folder or file
     base: dict,   # from `open_base`
@@ -200,7 +200,7 @@ def load_tokenizer(
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"no tokenizer: {' '.join(str(error).split())[:160]}; a single file brings none, give tokenizer= a folder or hub id of CLIP's") from error
 
-# %% ../nbs/09f_real.ipynb #efc3be7d
+# %% ../nbs/09f_real.ipynb #faa4c98d
 def open_parts(name, motion=None, depth=None, vae=None, dreambooth=None, **config) -> dict:
     "Every part that `load_real` will load, opened; arguments as there."
     base = open_base(locate(name))
@@ -243,7 +243,7 @@ def memory_before(
     "What a pipeline will take, before anything is loaded."
     return part_bytes(open_parts(name, **files), dtype, height, width, steps, window, warmup)
 
-# %% ../nbs/09f_real.ipynb #aa234bbf
+# %% ../nbs/09f_real.ipynb #a31d9527
 def load_real(
     name,                      # as in `Live2Diff.from_pretrained`, and so are the next seven
     device=None, dtype=None, *, motion=None, depth=None, vae=None, lcm_lora=None, dreambooth=None,
@@ -271,14 +271,16 @@ def load_real(
         add_lora({"unet": unet}, place if place.is_file() else weights_in(place))
     return dict(unet=unet, **small, factor=factor, **settings)
 
-# %% ../nbs/09f_real.ipynb #b72e27bb
-KEPT = ("height", "width", "window", "warmup", "max_timestep", "clip_skip", "strength", "steps", "fixed_noise", "styles", "schedule", "prompt")
+# %% ../nbs/09f_real.ipynb #b5507d85
+KEPT = ("height", "width", "window", "warmup", "max_timestep", "clip_skip", "strength", "steps", "fixed_noise", "styles", "schedule", "prompt", "prompt_keeps_style")
 
 
 def saved_settings(base: dict) -> dict:
     "The settings in a folder by `save_real`; none in other folders."
     note = base["path"] / "live2diff.json"
-    return json.loads(note.read_text()) if base["path"].is_dir() and note.exists() else {}
+    if not (base["path"].is_dir() and note.exists()): return {}
+    found = json.loads(note.read_text())
+    return {**found, "lora": {str(base["path"] / name): weight for name, weight in found.get("lora", {}).items()}}
 
 
 def saved_scheduler(base: dict):
@@ -292,7 +294,7 @@ def save_real(
     folder: Path,  # new or empty
 ):
     "Every part of a pipeline in diffusers' folder layout."
-    folder, now, changed = Path(folder), pipe.loras.active, pipe.loras.fused
+    folder, now = Path(folder), pipe.loras.active
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give the name of a new folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,6 +302,8 @@ def save_real(
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"): getattr(pipe, part).save_pretrained(folder / part)
     save_depth(pipe.depth, folder / "depth")
     pipe.apply_lora(now)
+    loras = {f"lora/{n}-{Path(path).stem}.safetensors": (pipe.loras.known[path], weight) for n, (path, weight) in enumerate(pipe.lora.items())}
+    for name, (layers, _) in loras.items(): write_lora(layers, folder / name)
     index = {part: [type(getattr(pipe, part)).__module__.split(".")[0], type(getattr(pipe, part)).__name__] for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "depth")}
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "Live2Diff", **index}, indent=2))
-    (folder / "live2diff.json").write_text(json.dumps({key: getattr(pipe, key) for key in KEPT}, indent=2))
+    (folder / "live2diff.json").write_text(json.dumps({**{key: getattr(pipe, key) for key in KEPT}, "lora": {name: weight for name, (_, weight) in loras.items()}}, indent=2))
