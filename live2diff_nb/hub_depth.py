@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRIC', 'TINY_DEPTH', 'HubDepth', 'depth_file', 'load_depth', 'save_depth']
 
-# %% ../nbs/05a_hub_depth.ipynb #f4a4902f
+# %% ../nbs/05a_hub_depth.ipynb #669dc27b
 import json
 import shutil
 from importlib.resources import files
@@ -19,7 +19,7 @@ from .depth import DepthEstimator, DPTHybrid, TinyDepth, fold_norms
 from .files import open_weights
 from .formats import fill
 
-# %% ../nbs/05a_hub_depth.ipynb #2993757a
+# %% ../nbs/05a_hub_depth.ipynb #fabd3049
 METRIC = ("zoedepth", "glpn", "depth_pro")
 
 
@@ -52,7 +52,7 @@ class HubDepth(DepthEstimator):
         found = self.model(pixel_values=(x - self.image_mean) / self.image_std).predicted_depth     # (n, h, w)
         return 1 / found.clamp(min=1e-3) if self.metric else found
 
-# %% ../nbs/05a_hub_depth.ipynb #de46be5a
+# %% ../nbs/05a_hub_depth.ipynb #e9f10787
 TINY_DEPTH = Path(str(files("live2diff_nb") / "assets" / "tiny" / "depth"))
 
 
@@ -77,7 +77,7 @@ def load_depth(
     note = place / "config.json"
     kind = json.loads(note.read_text()) if note.exists() else {}
     if kind.get("_class_name") == "TinyDepth":
-        model = fold_norms(TinyDepth.from_pretrained(place).eval()).to(device, dtype)
+        model = nn.Module.to(fold_norms(TinyDepth.from_pretrained(place, torch_dtype=dtype).eval()), device)
     elif note.exists():
         from transformers import AutoModelForDepthEstimation
         try:

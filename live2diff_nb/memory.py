@@ -6,7 +6,8 @@
 __all__ = ['LiveBytes', 'FusedAttention', 'peak_of', 'work_bytes', 'on_meta', 'stream_bytes', 'available_bytes', 'check_memory',
            'smaller']
 
-# %% ../nbs/09d_memory.ipynb #de30d29f
+# %% ../nbs/09d_memory.ipynb #88149706
+import inspect
 import weakref
 from itertools import product
 
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from .kvcache import KVCache, RingTable, cache_bytes
 from .unet import StreamUNet, chunk_views, ring_views
 
-# %% ../nbs/09d_memory.ipynb #9d7da843
+# %% ../nbs/09d_memory.ipynb #349ca670
 class LiveBytes(TorchDispatchMode):
     "Counts the bytes of tensors made while it is on: `now` and at most, `peak`."
 
@@ -57,7 +58,7 @@ class FusedAttention(TorchFunctionMode):
             return torch.empty_like(args[0])
         return function(*args, **(kwargs or {}))
 
-# %% ../nbs/09d_memory.ipynb #37352ae0
+# %% ../nbs/09d_memory.ipynb #065857ac
 def peak_of(
     call,    # function without arguments, on the meta device
 ) -> int:    # bytes
@@ -100,9 +101,11 @@ def on_meta(
     dtype,     # of the parameters
 ) -> nn.Module:
     "A model without memory."
-    with torch.device("meta"): return kind.from_config(config).to(dtype).eval()
+    known = inspect.signature(kind.__init__).parameters
+    with torch.device("meta"): model = kind(**{key: value for key, value in config.items() if key in known})
+    return nn.Module.to(model, dtype).eval()                              # diffusers' own `to` speaks up about every cast
 
-# %% ../nbs/09d_memory.ipynb #b9ef7b79
+# %% ../nbs/09d_memory.ipynb #ebc6fca6
 def stream_bytes(
     unet: StreamUNet,       # on any device
     vae_config,             # (class, config) of the VAE, or None
@@ -120,7 +123,7 @@ def stream_bytes(
     vae = on_meta(*vae_config, dtype) if vae_config else None
     return {"cache": cache_bytes(steps, shapes, window, dtype.itemsize), "work": work_bytes(empty, vae, height, width, steps, window, warmup, factor)}
 
-# %% ../nbs/09d_memory.ipynb #3c00b1a4
+# %% ../nbs/09d_memory.ipynb #35d341c9
 def available_bytes(
     device,  # torch device
 ) -> int:

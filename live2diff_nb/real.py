@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'WANTED', 'KEPT', 'locate', 'open_base', 'weights_in', 'me
            'open_vae', 'load_vae', 'open_text', 'load_text', 'load_tokenizer', 'open_parts', 'part_bytes', 'vae_factor',
            'memory_before', 'load_real', 'saved_settings', 'saved_scheduler', 'save_real']
 
-# %% ../nbs/09f_real.ipynb #fb944da5
+# %% ../nbs/09f_real.ipynb #22d7ad0b
 import json
 import warnings
 from pathlib import Path
@@ -19,11 +19,11 @@ from .formats import TEXT, VAE, check_architecture, fill, motion_state, text_of_
 from .hub_depth import depth_file, load_depth, save_depth
 from .lcm import make_scheduler
 from .lora import add_lora, write_lora
-from .memory import check_memory, stream_bytes
+from .memory import check_memory, on_meta, stream_bytes
 from .unet import StreamUNet
 from .weights import FROM_CONFIG, OFFICIAL_NAMES, TinyVAE, check_position_tables, infer_config
 
-# %% ../nbs/09f_real.ipynb #a02e5bba
+# %% ../nbs/09f_real.ipynb #9187f77e
 ALIASES = {"stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5", "taesd": "madebyollin/taesd", "lcm-lora": "latent-consistency/lcm-lora-sdv1-5",
            "depth-anything-v2-small": "depth-anything/Depth-Anything-V2-Small-hf"}
 WANTED = ["*.json", "*.txt", "*.safetensors"]      # never code, never pickles
@@ -45,7 +45,7 @@ def locate(
     except Exception as error:                                  # no network, no such repository, no access: the hub's library has a class for each
         raise ValueError(f"{name} is not on this disk and cannot be downloaded ({type(error).__name__}): go online, or give the folder or file of these weights") from error
 
-# %% ../nbs/09f_real.ipynb #79eb1373
+# %% ../nbs/09f_real.ipynb #19ce174c
 def open_base(
     path: Path,  # folder in diffusers' layout, or single file
 ) -> dict:       # unet, unet_config, and folder or file for the rest
@@ -69,7 +69,7 @@ def weights_in(
         raise ValueError(f"there is no file of weights in {folder}: download it again, with its .safetensors files")
     return found[0]
 
-# %% ../nbs/09f_real.ipynb #205c9ec9
+# %% ../nbs/09f_real.ipynb #917a4b5f
 def merge_unet(
     base: dict,            # from `open_base`
     motion: Path | None,   # motion file
@@ -119,7 +119,7 @@ def fresh_adapter(
     if not unet.temporal_layers:
         warnings.warn("no motion modules were given: every frame is translated by itself; give motion='live2diff.ckpt' for steady video", stacklevel=4)
 
-# %% ../nbs/09f_real.ipynb #4d17494d
+# %% ../nbs/09f_real.ipynb #5c835cb5
 def open_vae(
     source,       # None, name, folder or file
     base: dict,   # from `open_base`
@@ -149,8 +149,7 @@ def load_vae(
     "The VAE, read."
     kind, config, state, place = opened
     if place.is_file(): config, state = vae_of_single_file(state)
-    with torch.device("meta"): model = kind.from_config(config)
-    return fill(model, state, f"{place} (VAE)", dtype, device)
+    return fill(on_meta(kind, config, dtype), state, f"{place} (VAE)", dtype, device)
 
 
 def open_text(
@@ -200,7 +199,7 @@ def load_tokenizer(
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"no tokenizer: {' '.join(str(error).split())[:160]}; a single file brings none, give tokenizer= a folder or hub id of CLIP's") from error
 
-# %% ../nbs/09f_real.ipynb #faa4c98d
+# %% ../nbs/09f_real.ipynb #1b95ba73
 def open_parts(name, motion=None, depth=None, vae=None, dreambooth=None, **config) -> dict:
     "Every part that `load_real` will load, opened; arguments as there."
     base = open_base(locate(name))
@@ -243,7 +242,7 @@ def memory_before(
     "What a pipeline will take, before anything is loaded."
     return part_bytes(open_parts(name, **files), dtype, height, width, steps, window, warmup)
 
-# %% ../nbs/09f_real.ipynb #a31d9527
+# %% ../nbs/09f_real.ipynb #2acd768d
 def load_real(
     name,                      # as in `Live2Diff.from_pretrained`, and so are the next seven
     device=None, dtype=None, *, motion=None, depth=None, vae=None, lcm_lora=None, dreambooth=None,
@@ -265,13 +264,13 @@ def load_real(
                  depth=load_depth(parts["depth"], device, dtype), scheduler=saved_scheduler(parts["base"]) or make_scheduler(**(noise or {})))
     fresh_adapter(parts["unet"], parts["state"])
     unet = fill(parts["unet"], parts["state"], parts["what"], dtype, device).to(memory_format=torch.channels_last)
-    small["vae"].to(memory_format=torch.channels_last)
+    for part in ("vae", "depth"): small[part].to(memory_format=torch.channels_last)
     if lcm_lora is not None:
         place = locate(lcm_lora)
         add_lora({"unet": unet}, place if place.is_file() else weights_in(place))
     return dict(unet=unet, **small, factor=factor, **settings)
 
-# %% ../nbs/09f_real.ipynb #b5507d85
+# %% ../nbs/09f_real.ipynb #b64f4a75
 KEPT = ("height", "width", "window", "warmup", "max_timestep", "clip_skip", "strength", "steps", "fixed_noise", "styles", "schedule", "prompt", "prompt_keeps_style")
 
 
