@@ -6,7 +6,7 @@
 __all__ = ['NOT_WEIGHTS', 'PARTIAL', 'CUT', 'DTYPES', 'PORTION', 'sniff', 'load_pickle', 'unwrap', 'Stored', 'open_weights',
            'fetch', 'portions', 'read', 'check_fit', 'why_not', 'to_safetensors']
 
-# %% ../nbs/09a_files.ipynb #32d6dc2c
+# %% ../nbs/09a_files.ipynb #16e1f2e2
 import pickle
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-# %% ../nbs/09a_files.ipynb #0a9793c9
+# %% ../nbs/09a_files.ipynb #51b408a1
 NOT_WEIGHTS = {
     b"<": "is a web page, not weights: the download needed a login or another address; open the link in a browser and save the file itself",
     b"version https://git-lfs": "is only a pointer of Git LFS: run `git lfs pull`, or download the file itself",
@@ -46,7 +46,7 @@ def sniff(
             raise ValueError(f"{path} {said}")
     raise ValueError(f"{path} is {'empty' if not head.strip(bytes(1)) else 'not a file of weights'}: download it again, as .safetensors where there is a choice")
 
-# %% ../nbs/09a_files.ipynb #da706226
+# %% ../nbs/09a_files.ipynb #6981aaf4
 CUT = "is cut off or damaged: download it again, and compare its size and checksum with the page it comes from"
 
 
@@ -67,7 +67,7 @@ def load_pickle(
     except (RuntimeError, EOFError, OSError, KeyError, IndexError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} {CUT}") from error
 
-# %% ../nbs/09a_files.ipynb #eb7c9336
+# %% ../nbs/09a_files.ipynb #d73af6f7
 def unwrap(
     found,  # what a pickle held
     path,   # for the error
@@ -82,7 +82,7 @@ def unwrap(
         raise ValueError(f"{path} holds no named tensors: give a checkpoint, that is a dictionary of weights")
     return tensors
 
-# %% ../nbs/09a_files.ipynb #25f756ef
+# %% ../nbs/09a_files.ipynb #9d2909cd
 class Stored(NamedTuple):
     "A tensor in a file, not read yet."
     path: Path          # of the file
@@ -113,7 +113,7 @@ def open_weights(
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
 
-# %% ../nbs/09a_files.ipynb #08a9b626
+# %% ../nbs/09a_files.ipynb #26b6b992
 PORTION = 64 * 2**20   # bytes of a file that are in memory beside what has been read
 
 
@@ -121,6 +121,7 @@ def fetch(
     state: dict,   # name -> Stored or tensor; emptied of Stored as it goes
     dtype=None,    # of floating-point tensors; None: as stored
     device="cpu",  # where to
+    channels_last: bool = False,   # lay weights of convolutions out as the fast kernels want them
 ) -> dict:         # name -> tensor, memory of its own
     "Read every stored tensor of a state dict, portion by portion."
     stored = sorted((s.path, name) for name, s in state.items() if isinstance(s, Stored))
@@ -128,7 +129,9 @@ def fetch(
         for portion in portions([name for _, name in names], state):
             for name, tensor in read(path, portion, state):
                 kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-                state[name] = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
+                layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
+                state[name] = torch.empty(tensor.shape, dtype=kind, device=device, memory_format=layout).copy_(tensor)
+                del tensor                                             # it keeps the whole file mapped
     return state
 
 
@@ -153,7 +156,7 @@ def read(path: Path, names: list[str], state: dict) -> Iterator[tuple[str, Tenso
         found = unwrap(load_pickle(path), path)
         yield from ((name, found[state[name].name]) for name in names)
 
-# %% ../nbs/09a_files.ipynb #065b55fa
+# %% ../nbs/09a_files.ipynb #8e91a8d2
 def check_fit(
     expected: dict,  # state dict of the model
     found: dict,     # of the file
@@ -179,7 +182,7 @@ def why_not(expected: dict, found: dict, wrong: dict) -> str:
         return f"{key} is {tuple(found[key].shape)} where {tuple(expected[key].shape)} is wanted: these are weights of another architecture, give those of Stable Diffusion 1.5"
     return "check that this is the file meant for this place"
 
-# %% ../nbs/09a_files.ipynb #e1cf9f24
+# %% ../nbs/09a_files.ipynb #919c5dd2
 def to_safetensors(
     path: str | Path,         # .ckpt or .pt
     out: str | Path = None,   # .safetensors; None: beside it

@@ -6,12 +6,12 @@
 __all__ = ['OTHERS', 'UNET', 'VAE', 'TEXT', 'ADAPTER_NAMES', 'check_architecture', 'unet_of_single_file', 'vae_config',
            'vae_part', 'vae_of_single_file', 'text_of_single_file', 'motion_state', 'adapter_name', 'fill']
 
-# %% ../nbs/09b_formats.ipynb #718eba37
+# %% ../nbs/09b_formats.ipynb #fcc020f7
 from torch import nn
 
 from .files import check_fit, fetch
 
-# %% ../nbs/09b_formats.ipynb #a3ebfa23
+# %% ../nbs/09b_formats.ipynb #2a58d52e
 OTHERS = {"conditioner.embedders.": "Stable Diffusion XL", "cond_stage_model.model.": "Stable Diffusion 2", "double_blocks.": "Flux",
           "model.diffusion_model.joint_blocks.": "Stable Diffusion 3", "model.diffusion_model.double_blocks.": "Flux", "control_model.": "a ControlNet"}
 
@@ -36,7 +36,7 @@ def check_architecture(
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 
-# %% ../nbs/09b_formats.ipynb #9b6b3dd3
+# %% ../nbs/09b_formats.ipynb #da24abd3
 def unet_of_single_file(
     state: dict,  # name -> tensor or Stored, LDM names
 ) -> dict:        # diffusers names
@@ -87,7 +87,7 @@ def text_of_single_file(
     return dict(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=max(1, width // 64), max_position_embeddings=positions,
                 intermediate_size=found["encoder.layers.0.mlp.fc1.weight"].shape[0], hidden_act="quick_gelu"), found
 
-# %% ../nbs/09b_formats.ipynb #024aad10
+# %% ../nbs/09b_formats.ipynb #5db96d90
 ADAPTER_NAMES = ((".attn1.", ".attention_blocks.0."), (".attn2.", ".attention_blocks.1."), (".norm1.", ".norms.0."),
                  (".norm2.", ".norms.1."), (".norm3.", ".ff_norm."), ("pos_embed.pe", "attention_blocks.0.pos_encoder.pe"))
 
@@ -113,15 +113,16 @@ def adapter_name(key: str) -> str:
         tail = tail.replace(theirs, ours)
     return f"{head}motion_modules.{number}.temporal_transformer.{tail}"
 
-# %% ../nbs/09b_formats.ipynb #ec3db1fa
+# %% ../nbs/09b_formats.ipynb #19416193
 def fill(
     model: nn.Module,  # on the meta device
     state: dict,       # name -> Stored or tensor
     what,              # for the error
     dtype=None,        # of the parameters
     device="cpu",      # where to
+    channels_last: bool = False,  # layout of the convolutions' weights
 ) -> nn.Module:
     "Check, read, and hand the tensors to the model: no second copy."
     check_fit(model.state_dict(), state, what)
-    model.load_state_dict(fetch(state, dtype, device), assign=True)
+    model.load_state_dict(fetch(state, dtype, device, channels_last), assign=True)
     return model.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'WANTED', 'KEPT', 'locate', 'open_base', 'weights_in', 'me
            'open_vae', 'load_vae', 'open_text', 'load_text', 'load_tokenizer', 'open_parts', 'part_bytes', 'vae_factor',
            'memory_before', 'load_real', 'saved_settings', 'saved_scheduler', 'save_real']
 
-# %% ../nbs/09f_real.ipynb #22d7ad0b
+# %% ../nbs/09f_real.ipynb #44ea4390
 import json
 import warnings
 from pathlib import Path
@@ -23,7 +23,7 @@ from .memory import check_memory, on_meta, stream_bytes
 from .unet import StreamUNet
 from .weights import FROM_CONFIG, OFFICIAL_NAMES, TinyVAE, check_position_tables, infer_config
 
-# %% ../nbs/09f_real.ipynb #9187f77e
+# %% ../nbs/09f_real.ipynb #913777e1
 ALIASES = {"stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5", "taesd": "madebyollin/taesd", "lcm-lora": "latent-consistency/lcm-lora-sdv1-5",
            "depth-anything-v2-small": "depth-anything/Depth-Anything-V2-Small-hf"}
 WANTED = ["*.json", "*.txt", "*.safetensors"]      # never code, never pickles
@@ -45,7 +45,7 @@ def locate(
     except Exception as error:                                  # no network, no such repository, no access: the hub's library has a class for each
         raise ValueError(f"{name} is not on this disk and cannot be downloaded ({type(error).__name__}): go online, or give the folder or file of these weights") from error
 
-# %% ../nbs/09f_real.ipynb #19ce174c
+# %% ../nbs/09f_real.ipynb #478194a5
 def open_base(
     path: Path,  # folder in diffusers' layout, or single file
 ) -> dict:       # unet, unet_config, and folder or file for the rest
@@ -69,7 +69,7 @@ def weights_in(
         raise ValueError(f"there is no file of weights in {folder}: download it again, with its .safetensors files")
     return found[0]
 
-# %% ../nbs/09f_real.ipynb #917a4b5f
+# %% ../nbs/09f_real.ipynb #f9165f75
 def merge_unet(
     base: dict,            # from `open_base`
     motion: Path | None,   # motion file
@@ -119,7 +119,7 @@ def fresh_adapter(
     if not unet.temporal_layers:
         warnings.warn("no motion modules were given: every frame is translated by itself; give motion='live2diff.ckpt' for steady video", stacklevel=4)
 
-# %% ../nbs/09f_real.ipynb #5c835cb5
+# %% ../nbs/09f_real.ipynb #a7ac897d
 def open_vae(
     source,       # None, name, folder or file
     base: dict,   # from `open_base`
@@ -199,7 +199,7 @@ def load_tokenizer(
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"no tokenizer: {' '.join(str(error).split())[:160]}; a single file brings none, give tokenizer= a folder or hub id of CLIP's") from error
 
-# %% ../nbs/09f_real.ipynb #1b95ba73
+# %% ../nbs/09f_real.ipynb #1c2ef30a
 def open_parts(name, motion=None, depth=None, vae=None, dreambooth=None, **config) -> dict:
     "Every part that `load_real` will load, opened; arguments as there."
     base = open_base(locate(name))
@@ -242,7 +242,7 @@ def memory_before(
     "What a pipeline will take, before anything is loaded."
     return part_bytes(open_parts(name, **files), dtype, height, width, steps, window, warmup)
 
-# %% ../nbs/09f_real.ipynb #2acd768d
+# %% ../nbs/09f_real.ipynb #762ac0db
 def load_real(
     name,                      # as in `Live2Diff.from_pretrained`, and so are the next seven
     device=None, dtype=None, *, motion=None, depth=None, vae=None, lcm_lora=None, dreambooth=None,
@@ -263,14 +263,14 @@ def load_real(
     small = dict(tokenizer=load_tokenizer(parts["base"], tokenizer), vae=load_vae(parts["vae"], device, dtype), text_encoder=load_text(parts["text"], parts["base"]["path"], device, dtype),
                  depth=load_depth(parts["depth"], device, dtype), scheduler=saved_scheduler(parts["base"]) or make_scheduler(**(noise or {})))
     fresh_adapter(parts["unet"], parts["state"])
-    unet = fill(parts["unet"], parts["state"], parts["what"], dtype, device).to(memory_format=torch.channels_last)
+    unet = fill(parts["unet"], parts["state"], parts["what"], dtype, device, channels_last=True)
     for part in ("vae", "depth"): small[part].to(memory_format=torch.channels_last)
     if lcm_lora is not None:
         place = locate(lcm_lora)
         add_lora({"unet": unet}, place if place.is_file() else weights_in(place))
     return dict(unet=unet, **small, factor=factor, **settings)
 
-# %% ../nbs/09f_real.ipynb #b64f4a75
+# %% ../nbs/09f_real.ipynb #729d349f
 KEPT = ("height", "width", "window", "warmup", "max_timestep", "clip_skip", "strength", "steps", "fixed_noise", "styles", "schedule", "prompt", "prompt_keeps_style")
 
 
