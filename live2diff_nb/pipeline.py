@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
-           'Models', 'style_parts', 'check_size', 'Session', 'Adjustable', 'Streaming', 'Live2Diff']
+           'Models', 'style_parts', 'check_size', 'Session', 'Adjustable', 'Streaming', 'CompiledSteps', 'Live2Diff']
 
 # %% ../nbs/08_pipeline.ipynb #bec510ed
 import time
@@ -23,6 +23,7 @@ from .depth import RunningRange, depth_to_image
 from .kvcache import check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
+from .temporal import RingView
 
 # %% ../nbs/08_pipeline.ipynb #5ab9106f
 def prepare_frame(
@@ -405,6 +406,25 @@ class Streaming(Adjustable):
         for frame, waited in ledger.settle(frame for x0 in latents for frame in self.to_frames(x0)):
             self.latencies.append(waited)
             yield frame
+
+# %% ../nbs/08_pipeline.ipynb #be27f5eb
+class CompiledSteps:
+    "Runs the streaming steps compiled, all else plain. Call it like the UNet."
+
+    def __init__(
+        self,
+        unet,        # StreamUNet, whose weights are used, not copied
+        **options,   # of `torch.compile`, e.g. mode="max-autotune-no-cudagraphs"
+    ):
+        self.unet, self.step = unet, torch.compile(unet, fullgraph=True, **options)
+
+    def refresh(self):
+        "LoRAs changed the weights: nothing to do, they are the UNet's own."
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
+        "Arguments and result as `StreamUNet.forward`."
+        run = self.step if temporal and isinstance(temporal[0], RingView) else self.unet
+        return run(latents, timesteps, text, depth, temporal)
 
 # %% ../nbs/08_pipeline.ipynb #248767a1
 class Live2Diff(Streaming):
