@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Parser', 'parse_size', 'waited', 'peak_memory', 'percentile', 'summary', 'keep', 'Stop', 'quiet', 'load', 'run',
-           'translate', 'weight_files', 'info', 'live', 'bench', 'model_options', 'translate_options', 'make_parser',
-           'execute', 'main']
+           'translate', 'parse_lora', 'download', 'weight_files', 'info', 'live', 'bench', 'model_options',
+           'translate_options', 'make_parser', 'execute', 'main']
 
 # %% ../nbs/cli.ipynb #34adb8b1
 import argparse
@@ -137,7 +137,11 @@ def load(
     from live2diff_nb.pipeline import Live2Diff
     if args.device and args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: PyTorch finds no CUDA card; leave --device away to run on the CPU")
-    return Live2Diff.from_pretrained(args.weights, device=args.device, height=args.size[0], width=args.size[1])
+    given = {name: getattr(args, name, None) for name in ("motion", "depth", "vae", "lcm_lora", "dreambooth") if getattr(args, name, None)}
+    given |= {"lora": parse_lora(args.lora)} if getattr(args, "lora", None) else {}
+    size = dict(height=args.size[0], width=args.size[1])
+    if args.weights.endswith((".yaml", ".yml")): return Live2Diff.from_config(args.weights, args.device, **given, **size)
+    return Live2Diff.from_pretrained(args.weights, args.device, **given, **size)
 
 # %% ../nbs/cli.ipynb #4e7d91a2
 def run(
@@ -178,6 +182,27 @@ def translate(
     print("saved       ", args.output if sink.frames else "nothing, it was stopped before the first frame")
     return 130 if stopped else 0
 
+# %% ../nbs/cli.ipynb #f581c25f
+def parse_lora(
+    words, # list of `FILE` or `FILE=WEIGHT`
+) -> dict: # file -> weight
+    "What `--lora` means."
+    pairs = [re.fullmatch(r"(.+?)(?:=([-+.\d]+))?", word) for word in words]
+    try: return {pair[1]: float(pair[2] or 1) for pair in pairs}
+    except ValueError as error: raise ValueError(f"--lora wants FILE or FILE=WEIGHT with a number, as in ink.safetensors=0.8: {error}") from error
+
+
+def download(
+    args, # parsed options; `yes`: fetch
+) -> int: # exit code: 1 if something failed
+    "The command `download`."
+    from live2diff_nb.config import NEEDED, download as fetch, download_list # imports PyTorch
+    print(download_list())
+    if not args.yes: return print(f"in all {sum(need.size for need in NEEDED) / 1e9:.1f} GB; `live2diff-nb download --yes` fetches what needs no account") or 0
+    failed = fetch()
+    for said in failed: print(f"live2diff-nb: error: {said}", file=sys.stderr)
+    return 1 if failed else 0
+
 # %% ../nbs/cli.ipynb #af276512
 def weight_files(
     weights, # "tiny", a folder, a file, or a hub id
@@ -201,7 +226,7 @@ def info(
     for path, size in files.items(): print(f"          {size / 1e6:8.2f} MB  {path}")
     print(f"styles    {', '.join(pipe.styles) or 'none'}")
     need = pipe.memory_estimate(*args.size, args.steps)
-    print(f"memory    at {args.size[1]} x {args.size[0]}, {args.steps} steps: {sum(need.values()) / 1e6:.0f} MB")
+    print(f"memory    at {args.size[1]} x {args.size[0]}, {args.steps or pipe.steps} steps: {sum(need.values()) / 1e6:.0f} MB")
     for part, size in need.items(): print(f"          {size / 1e6:8.2f} MB  {part}")
     return 0
 
@@ -232,9 +257,15 @@ def model_options(
 ):
     "Options that every command with a model has."
     add = command.add_argument
-    add("--weights", default="tiny", help="tiny (comes along), a folder, a file or a hub id (default: tiny)")
+    add("--weights", default="tiny", help="tiny (comes along), a folder, a file, a hub id, or an official .yaml (default: tiny)")
+    add("--motion", metavar="FILE", help="live2diff.ckpt, with real weights")
+    add("--depth", metavar="FILE|ID", help="dpt_hybrid_384.pt, or a depth model's folder or hub id")
+    add("--vae", metavar="NAME", help="taesd, a folder, a file or a hub id")
+    add("--lcm-lora", metavar="FILE|ID", help="the LCM-LoRA: lcm-lora fetches it")
+    add("--dreambooth", metavar="FILE", help="single file of a style")
+    add("--lora", action="append", metavar="FILE[=WEIGHT]", help="a LoRA, with its weight; may be repeated")
     add("--size", type=parse_size, default=(256, 256), metavar="N|WxH", help="working size in pixels (default: 256)")
-    add("--steps", type=int, default=2, help="denoising steps (default: 2)")
+    add("--steps", type=int, help="denoising steps (default: 2, or as the .yaml says)")
     add("--device", help="cpu, cuda, mps (default: the best there is)")
 
 # %% ../nbs/cli.ipynb #5df864b5
@@ -260,11 +291,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="live2diff-nb", description="Restyle video, live or from a file.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for run_it, text in [(translate, "restyle a video"), (live, "open the live notebook in JupyterLab"),
-                         (info, "device, weights, styles, memory"), (bench, "measure the speed here")]:
+                         (info, "device, weights, styles, memory"), (download, "list or fetch what real weights need"), (bench, "measure the speed here")]:
         command = commands.add_parser(run_it.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.set_defaults(run=run_it)
         if run_it in (translate, info): model_options(command)
         if run_it is translate: translate_options(command)
+        if run_it is download: command.add_argument("--yes", action="store_true", help="fetch the files, not only list them")
     return parser
 
 # %% ../nbs/cli.ipynb #f6057e85

@@ -92,10 +92,15 @@ class OnnxStep:
         path: Path,        # of the graph, from `export_step`
         window: int,       # slots of the cache, L
     ):
-        self.unet, self.weights = unet, graph_weights(path, StreamStep(unet, window))
-        self.session = open_session(path, self.weights)
+        self.unet, self.path, self.window = unet, path, window
+        self.refresh()
         self.shapes = {i.name: tuple(i.shape) for i in self.session.get_inputs()}
         self.pool = ThreadPoolExecutor(torch.get_num_threads(), "denoising-row")
+
+    def refresh(self):
+        "Copy the torch model's weights anew, after a LoRA has changed them."
+        weights = graph_weights(self.path, StreamStep(self.unet, self.window))
+        self.session, self.weights = open_session(self.path, weights), weights
 
     def fits(self, latents: Tensor, text: Tensor, temporal: list) -> bool:
         "Is this a step that the graph was made for?"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['prepare_frame', 'fit_frame', 'Ledger', 'SimilarFilter', 'Setting', 'check_setting', 'vae_encode', 'vae_decode',
-           'Models', 'check_size', 'Session', 'Adjustable', 'Streaming', 'Live2Diff']
+           'Models', 'style_parts', 'check_size', 'Session', 'Adjustable', 'Streaming', 'CompiledSteps', 'Live2Diff']
 
 # %% ../nbs/08_pipeline.ipynb #bec510ed
 import time
@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from .depth import RunningRange, depth_to_image
-from .kvcache import cache_bytes, check_window
+from .kvcache import check_window
 from .lcm import pick_timesteps
 from .stream import StreamDenoiser
+from .temporal import RingView
 
 # %% ../nbs/08_pipeline.ipynb #5ab9106f
 def prepare_frame(
@@ -106,9 +107,11 @@ class Setting:
 
     def __set__(self, pipe, value):
         check_setting(pipe, self.name[1:], value)
-        if getattr(pipe, self.name, self) != value:
+        scheduled = self.name in ("_steps", "_strength") and pipe.schedule
+        if getattr(pipe, self.name, self) != value or scheduled:
             setattr(pipe, self.name, value)
             pipe.version += 1
+            if scheduled: pipe.schedule = None                       # the timesteps of a config file hold until one of these is set
 
 # %% ../nbs/08_pipeline.ipynb #ed1590c6
 def check_setting(pipe, name: str, value):
@@ -121,6 +124,10 @@ def check_setting(pipe, name: str, value):
         pick_timesteps(pipe.scheduler, int(value), max_timestep=pipe.max_timestep)       # as many timesteps as that?
     if name == "style" and value is not None and value not in pipe.styles:
         raise ValueError(f"unknown style {value!r}: choose one of {', '.join(pipe.styles)}, or None")
+    if name == "lora" and not (isinstance(value, dict) and all(isinstance(weight, Real) for weight in value.values())):
+        raise ValueError(f"lora must be a dict of file and weight, as in {{'ink.safetensors': 0.8}}, got {value!r}")
+    if name in ("lora", "style"):
+        for path in value if name == "lora" else style_parts(pipe.styles, value)[1]: pipe.loras.load(path)
     if name == "prompt" and not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
@@ -167,13 +174,26 @@ class Models:
         factor: int = 8,                  # pixels per latent along a side
         clip_skip: int = 0,               # last layers of the text encoder left out
         runner=None,                      # called in the UNet's place while streaming, e.g. chapter 17's `OnnxStep`
+        lora_rule: str = "alpha",         # scale of LoRAs: by alpha / rank, or "official": without (chapter 9c)
     ):
+        from live2diff_nb.lora import LoraStack                           # chapter 9c stands after this one
         check_size(height, width, factor)
         check_window(window, warmup)
         self.unet, self.vae, self.depth, self.text_encoder, self.tokenizer, self.scheduler = unet, vae, depth, text_encoder, tokenizer, scheduler
         self.styles, self.height, self.width, self.window, self.warmup = styles or {}, height, width, window, warmup
         self.max_timestep, self.factor, self.clip_skip, self.runner = max_timestep, factor, clip_skip, runner
+        self.loras = LoraStack({"unet": unet, "text_encoder": text_encoder}, lora_rule)
         self.device, self.dtype, self.timings = unet.device, unet.dtype, Counter()       # diffusers walks all modules to find these
+
+    @property
+    def step_runner(self):
+        "What runs the steps: a runner with weights of its own and no `refresh()` stands aside while a LoRA is in."
+        return None if self.loras.changed and not hasattr(self.runner, "refresh") else self.runner
+
+    def apply_lora(self, wanted: dict):
+        "Put exactly these LoRAs into the weights, and let the runner know."
+        if self.loras.apply(wanted) and hasattr(self.runner, "refresh"):
+            self.runner.refresh()
 
     @contextmanager
     def timed(self, part: str):
@@ -197,7 +217,8 @@ class Models:
 
     def encode(self, pictures: Tensor, scale: RunningRange) -> tuple[Tensor, Tensor]:
         "Latents of pictures (n, 3, h, w) and of their depth, both (n, 4, h/f, w/f); `scale` is the stream's depth range."
-        beside = self.runner and self.runner.pool.submit(vae_encode, self.vae, pictures)      # single-threaded graphs leave a core free
+        pool = getattr(self.runner, "pool", None)            # of single-threaded graphs, which leave a core free for the frame itself
+        beside = pool and pool.submit(vae_encode, self.vae, pictures)
         with self.timed("depth"):
             depth = depth_to_image(scale(self.depth.estimate(pictures / 2 + 0.5))).to(pictures)
         with self.timed("vae"):
@@ -206,8 +227,17 @@ class Models:
     def embed(self, prompt: str, style: str | None) -> Tensor:
         "(1, tokens, dim) embedding of a prompt in a style."
         from live2diff_nb.weights import encode_prompts     # chapter 9 stands after this one
-        text = self.styles[style].format(prompt=prompt) if style else prompt
+        text = style_parts(self.styles, style)[0].format(prompt=prompt)
         return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
+
+# %% ../nbs/08_pipeline.ipynb #3ede044d
+def style_parts(
+    styles: dict,       # name -> prompt template with {prompt}, or dict(prompt=template, lora={file: weight})
+    style: str | None,  # one of them, or none
+) -> tuple[str, dict]:  # template, LoRAs of the style
+    "What a style adds to the prompt, and which LoRAs it puts in."
+    found = styles[style] if style else "{prompt}"
+    return (found, {}) if isinstance(found, str) else (found.get("prompt", "{prompt}"), found.get("lora", {}))
 
 # %% ../nbs/08_pipeline.ipynb #fa3d092e
 def check_size(height: int, width: int, factor: int):
@@ -227,8 +257,9 @@ class Session:
     def new_engine(self) -> StreamDenoiser:
         "An engine for the present strength and steps; frame numbers, and so the noise, go on."
         m = self.models
-        timesteps = pick_timesteps(m.scheduler, int(m.steps), float(m.strength), max_timestep=m.max_timestep)
-        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, self.seed, self.fixed_noise, m.runner)
+        m.apply_lora({**style_parts(m.styles, m.style)[1], **m.lora})
+        timesteps = pick_timesteps(m.scheduler, **(m.schedule or dict(steps=int(m.steps), strength=float(m.strength), max_timestep=m.max_timestep)))
+        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, self.seed, self.fixed_noise, m.step_runner)
         engine.count = self.engine.count if self.engine else 0
         return engine
 
@@ -264,7 +295,8 @@ class Session:
         if self.change == "soft":
             engine, old = self.new_engine(), self.engine
             if engine.rows == old.rows:
-                old.timesteps, old.scalings = engine.timesteps, engine.scalings
+                old.timesteps, old.scalings, old.runner = engine.timesteps, engine.scalings, engine.runner
+                old.tables = [layer.position_table(old.window) for layer in self.models.unet.temporal_layers]
                 old.text = self.models.embed(self.models.prompt, self.models.style)
                 return ready
         self.start()
@@ -283,13 +315,40 @@ class Session:
 class Adjustable(Models):
     "The models with settings that may be changed while a stream runs."
 
-    prompt, style, strength, steps = Setting(), Setting(), Setting(), Setting()
+    prompt, style, strength, steps, lora = Setting(), Setting(), Setting(), Setting(), Setting()
 
-    def __init__(self, *args, strength: float = 0.5, fixed_noise: bool = False, **kwargs):
+    def __init__(
+        self,
+        *args,                        # of `Models`
+        strength: float = 0.5,        # 0 keeps the input, 1 gives most freedom
+        steps: int = 2,               # denoising steps a frame, T
+        fixed_noise: bool = False,    # one noise for all frames
+        lora: dict | None = None,     # LoRA file -> weight
+        schedule: dict | None = None, # arguments of `pick_timesteps` by a config file, until steps or strength are set
+        prompt: str = "",             # what to paint
+        prompt_keeps_style: bool = False,  # does a prompt given to `stream` go into the style's template, as in the official config files?
+        **kwargs,                     # of `Models`
+    ):
         super().__init__(*args, **kwargs)
-        self.fixed_noise = fixed_noise
+        self.fixed_noise, self.prompt_keeps_style, self.schedule = fixed_noise, prompt_keeps_style, None
         self.version, self.latencies = 0, deque(maxlen=10_000)
-        self.prompt, self.style, self.strength, self.steps = "", next(iter(self.styles), None), strength, 2
+        steps = len(pick_timesteps(self.scheduler, **schedule)) if schedule else steps
+        self.prompt, self.style, self.strength, self.steps, self.lora = prompt, next(iter(self.styles), None), strength, steps, dict(lora or {})
+        self.schedule = schedule
+
+    def set_lora(
+        self,
+        lora: dict | str | None = None,  # file -> weight, or one file; None: take all out
+        weight: float = 1.0,             # of the one file
+    ):
+        "The LoRAs to be in from the next frame on, and no others."
+        self.lora = {} if lora is None else dict(lora) if isinstance(lora, dict) else {str(lora): weight}
+
+    def fuse_lora(self):
+        "Keep the LoRAs of now for good and free the second copy of the weights; not while a stream runs."
+        self.apply_lora({**style_parts(self.styles, self.style)[1], **self.lora})
+        self.loras.fuse()
+        self._lora = {}
 
     def _begin(self, prompt, style, steps, strength, change):
         "Check and take over the arguments of `stream`."
@@ -298,7 +357,7 @@ class Adjustable(Models):
         given = {name: value for name, value in dict(prompt=prompt, style=style, steps=steps, strength=strength).items() if value is not None}
         for name, value in given.items():
             check_setting(self, name, value)
-        if prompt is not None:
+        if prompt is not None and not self.prompt_keeps_style:
             given.setdefault("style", None)
         for name, value in given.items():
             setattr(self, name, value)
@@ -350,6 +409,25 @@ class Streaming(Adjustable):
             self.latencies.append(waited)
             yield frame
 
+# %% ../nbs/08_pipeline.ipynb #be27f5eb
+class CompiledSteps:
+    "Runs the streaming steps compiled, all else plain. Call it like the UNet."
+
+    def __init__(
+        self,
+        unet,        # StreamUNet, whose weights are used, not copied
+        **options,   # of `torch.compile`, e.g. mode="max-autotune-no-cudagraphs"
+    ):
+        self.unet, self.step = unet, torch.compile(unet, fullgraph=True, **options)
+
+    def refresh(self):
+        "LoRAs changed the weights: nothing to do, they are the UNet's own."
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
+        "Arguments and result as `StreamUNet.forward`."
+        run = self.step if temporal and isinstance(temporal[0], RingView) else self.unet
+        return run(latents, timesteps, text, depth, temporal)
+
 # %% ../nbs/08_pipeline.ipynb #248767a1
 class Live2Diff(Streaming):
     "Live video translation: frames in, frames out, settings while it runs."
@@ -357,15 +435,49 @@ class Live2Diff(Streaming):
     @classmethod
     def from_pretrained(
         cls,
-        name: str = "tiny",  # "tiny": the weights in the package
+        name: str = "tiny",  # "tiny": the weights in the package; else a folder, a single file, or a hub id of Stable Diffusion 1.5
         device=None,         # "cpu", "cuda"; default: cuda where there is one
-        dtype=None,          # torch.float16 or float32; default by device
-        graphs: bool = True, # on a CPU, let onnxruntime run what streams (chapter 17); False: torch alone
-        **settings,          # height, width, window, warmup, strength
+        dtype=None,          # torch.float16, bfloat16 or float32; default by device
+        *,
+        motion=None,         # live2diff.ckpt, or AnimateDiff's motion file; not for "tiny" nor for a folder by `save_pretrained`
+        depth=None,          # dpt_hybrid_384.pt, or folder or hub id of a depth model; None: the small one in the package
+        vae=None,            # "taesd" (fast), folder, hub id or file; None: the one that comes with `name`
+        lcm_lora=None,       # file or hub id of the LCM-LoRA, put in for good
+        dreambooth=None,     # single file whose weights replace those of `name`
+        lora=None,           # LoRA file -> weight, can be changed later
+        graphs: bool = True, # "tiny" on a CPU: let onnxruntime run what streams (chapter 17); False: torch alone
+        **settings,          # height, width, window, warmup, steps, strength, styles, clip_skip, lora_rule, tokenizer, memory_limit
     ) -> "Live2Diff":
         "A pipeline with its weights loaded."
         from live2diff_nb.weights import load_models         # chapter 9 stands after this one
-        return cls(**{**load_models(name, device, dtype, graphs), **settings})
+        given = {key: value for key, value in dict(motion=motion, depth=depth, vae=vae, lcm_lora=lcm_lora, dreambooth=dreambooth).items() if value is not None}
+        if name != "tiny":
+            from live2diff_nb.real import load_real          # chapter 9e
+            return cls(**load_real(name, device, dtype, **given, **settings, **({"lora": lora} if lora else {})))
+        if given:
+            raise ValueError(f"{', '.join(given)} cannot be given with the weights 'tiny': they belong to Stable Diffusion 1.5, name a folder or a file of it first")
+        return cls(**{**load_models(name, device, dtype, graphs), **settings}, lora=lora)
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str,    # official yaml file, e.g. configs/disneyPixar.yaml
+        device=None,  # as in `from_pretrained`
+        dtype=None,   # as in `from_pretrained`
+        **settings,   # as in `from_pretrained`; they win over the file
+    ) -> "Live2Diff":
+        "The pipeline of one of the official config files: models, LoRAs, prompt, steps."
+        from live2diff_nb.config import read_config          # chapter 9f
+        found = {**read_config(path), **settings}
+        return cls.from_pretrained(found.pop("name"), device, dtype, **found)
+
+    def save_pretrained(
+        self,
+        folder: str,  # new or empty
+    ):
+        "Write every part in diffusers' folder layout, for `from_pretrained(folder)`."
+        from live2diff_nb.real import save_real              # chapter 9e
+        save_real(self, folder)
 
     def memory_estimate(
         self,
@@ -373,7 +485,9 @@ class Live2Diff(Streaming):
         width: int | None = None,   # pixels
         steps: int | None = None,   # denoising steps
     ) -> dict:                      # bytes by part
-        "What the weights and the cache of a stream take."
-        size = [(side or own) // self.factor for side, own in ((height, self.height), (width, self.width))]
+        "What weights, cache, passing tensors and the weights kept for taking LoRAs out take; `live2diff_nb.real.memory_before` tells it before loading."
+        from live2diff_nb.memory import stream_bytes         # chapter 9d stands after this one
         parts = {name: sum(p.nbytes for p in getattr(self, name).parameters()) for name in ("unet", "vae", "depth", "text_encoder")}
-        return {**parts, "cache": cache_bytes(steps or self.steps, self.unet.temporal_shapes(*size), self.window, self.unet.dtype.itemsize)}
+        vae = (type(self.vae), dict(self.vae.config))
+        stream = stream_bytes(self.unet, vae, self.unet.dtype, height or self.height, width or self.width, steps or self.steps, self.window, self.warmup, self.factor)
+        return {**parts, **stream, "kept for LoRA": sum(base.nbytes for base in self.loras.base.values())}

@@ -63,7 +63,7 @@ class StreamCore:
         if not len(timesteps) or list(timesteps) != sorted(set(timesteps), reverse=True):
             raise ValueError(f"timesteps must fall from the noisiest to the cleanest row, got {list(timesteps)}")
         self.unet, self.window, self.warmup, self.rows = unet, window, warmup, len(timesteps)
-        self.runner = runner or unet
+        self.runner = unet if runner is None else runner            # a compiled module has no truth value
         self.scheduler = scheduler or make_scheduler()
         self.scalings = row_scalings(self.scheduler, timesteps, unet.device, unet.dtype)
         self.timesteps = torch.tensor(list(timesteps), device=unet.device)

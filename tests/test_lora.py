@@ -1,0 +1,222 @@
+"""LoRAs: every layout, the golden deltas, diffusers' own result, and swaps in a running stream that leave no trace."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from helpers import moving_clip, relative
+from live2diff_nb.lora import LoraStack, add_lora, layer_names, read_lora
+from live2diff_nb.pipeline import Live2Diff
+from live2diff_nb.rehearse import SMALL, random_state, sd_config, split_unet, write_rehearsal
+from live2diff_nb.unet import StreamUNet, chunk_views
+from live2diff_nb.weights import load_official
+
+GOLDEN = Path(__file__).parent / "golden"
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+LAYERS = [ATTENTION, ATTENTION.replace("to_q", "to_out.0"), ATTENTION.replace("attn1.to_q", "attn2.to_k"), ATTENTION.replace("attn1.to_q", "ff.net.0.proj"), "down_blocks.0.attentions.0.proj_in",
+          "mid_block.resnets.0.conv1", "down_blocks.0.downsamplers.0.conv", "up_blocks.1.resnets.0.conv_shortcut"]
+CLIP = moving_clip(40)
+
+
+def sd_unet(seed=0):
+    with torch.device("meta"): unet = StreamUNet(**SMALL)
+    unet.load_state_dict(random_state(unet, torch.float32, seed), assign=True)
+    return unet.eval().requires_grad_(False)
+
+
+def factors(model, names, seed, rank=4):
+    g = torch.Generator().manual_seed(seed)
+    def pair(w): return torch.randn(rank, *w.shape[1:], generator=g) / w[0].numel() ** 0.5, torch.randn(len(w), rank, *[1] * (w.ndim - 2), generator=g) / 3
+    return {name: pair(model.get_submodule(name).weight) for name in names}
+
+
+def save_layout(path, parts, layout, alpha=2.0, prefix="lora_unet_"):
+    "The same factors in one of the layouts."
+    state, flat = {}, prefix + "{}"
+    for name, (down, up) in parts.items():
+        kohya = flat.format(name.replace(".", "_"))
+        old = name.replace(".to_out.0", ".to_out")
+        keys = {"kohya": (f"{kohya}.lora_down.weight", f"{kohya}.lora_up.weight"), "diffusers": (f"unet.{name}.lora_A.weight", f"unet.{name}.lora_B.weight"),
+                "early diffusers": (f"unet.{name}.lora.down.weight", f"unet.{name}.lora.up.weight"),
+                "peft": (f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight")}
+        if ".attn" in name: keys["processors"] = tuple(f"unet.{old.rpartition('.')[0]}.processor.{old.rpartition('.')[2]}_lora.{end}.weight" for end in ("down", "up"))
+        a, b = keys.get(layout, keys["diffusers"])
+        state |= {a: down, b: up}
+        if layout == "kohya": state[f"{kohya}.alpha"] = torch.tensor(alpha)
+    notes = {"unet.r": 4, "unet.lora_alpha": alpha, "unet.target_modules": list(parts)}
+    save_file(state, path, metadata={"lora_adapter_metadata": json.dumps(notes)} if layout in ("diffusers", "early diffusers", "processors") else None)
+    if layout == "peft": (path.parent / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
+    return str(path)
+
+
+def bits(*models): return [{k: v.clone() for k, v in m.state_dict().items()} for m in models]
+
+
+def same(a, b): return all(torch.equal(v, y[k]) for x, y in zip(a, b) for k, v in x.items())
+
+
+# ---- exact -----------------------------------------------------------------------------------------------------------------
+def test_the_official_rule_gives_the_recorded_deltas():
+    base, motion = (load_file(GOLDEN / f"{n}.safetensors") for n in ("sd15_unet", "live2diff"))
+    meta, note = (json.loads((GOLDEN / f"{n}.json").read_text()) for n in ("meta", "kohya_lora_tiny"))
+    unet = load_official({k: v.float() for k, v in base.items()}, {k: v.float() for k, v in motion.items()}, **meta["unet_config"], motion=meta["motion"])
+    recorded = load_file(GOLDEN / "kohya_lora_tiny_delta_upstream.safetensors")
+    for rule, factor in (("official", 1.0), ("alpha", 0.5)):
+        layers = read_lora(GOLDEN / "kohya_lora_tiny.safetensors", {"unet": unet}, rule)
+        assert {f"{name}.weight" for _, name in layers} == recorded.keys()
+        for (_, name), layer in layers.items():
+            weight = unet.get_submodule(name).weight
+            assert relative(note["lora_alpha"] * layer.delta(weight), factor * recorded[f"{name}.weight"].view(weight.shape)) < 1e-5
+
+
+@pytest.mark.parametrize("layout", ["kohya", "diffusers"])
+def test_the_same_lora_in_diffusers_unet(tmp_path, layout):
+    "Loaded by diffusers and peft into `UNet2DConditionModel`: the same output."
+    unet = sd_unet()
+    path = save_layout(tmp_path / "lora.safetensors", factors(unet, LAYERS, 1), layout)
+    config = {k: v for k, v in sd_config(SMALL).items() if not k.startswith("_")}
+    reference = UNet2DConditionModel(**config).eval()
+    reference.load_state_dict(split_unet(unet.state_dict())[0])
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+    state, alphas, *rest = Loader.lora_state_dict(path, return_lora_metadata=True)
+    Loader.load_lora_into_unet(state, network_alphas=alphas, unet=reference, adapter_name="a", metadata=rest[0] if rest else None)
+    reference.set_adapters("a", 0.7)
+    for name, p in unet.named_parameters():
+        if "temporal_transformer.proj_out" in name: p.zero_()
+    x, text, t, depth = torch.randn(1, 4, 16, 16), torch.randn(1, 7, 64), torch.tensor([399]), torch.zeros(1, 32, 16, 16)
+    with torch.no_grad():
+        plain = unet(x, t, text, depth, chunk_views(unet, 1))
+        LoraStack({"unet": unet}).apply({path: 0.7})
+        ours, theirs = unet(x, t, text, depth, chunk_views(unet, 1)), reference(x, t, text).sample
+    assert relative(ours, theirs) < 1e-5 and relative(plain, theirs) > 1e-2
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "early diffusers", "processors", "peft"])
+def test_every_layout_says_the_same(tmp_path, layout):
+    unet = sd_unet()
+    parts = factors(unet, LAYERS, 1)
+    for folder in ("a", "b"): (tmp_path / folder).mkdir()
+    kohya, other = (read_lora(save_layout(tmp_path / f / "l.safetensors", parts, kind), {"unet": unet}) for f, kind in (("a", "kohya"), ("b", layout)))
+    assert kohya.keys() == other.keys() and all(torch.equal(layer.delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:])), other[k].delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:]))) for k, layer in kohya.items())
+
+
+def test_text_encoder_and_motion_modules(tmp_path):
+    files = write_rehearsal(tmp_path / "set")
+    pipe = Live2Diff.from_pretrained(**files, device="cpu", height=64, width=64)
+    text = [n for n in layer_names(pipe.text_encoder).values() if n.endswith("q_proj")][:1]
+    motion = [n for n in layer_names(pipe.unet).values() if n.endswith("attention_blocks.0.to_k")][:1]
+    a = save_layout(tmp_path / "t.safetensors", factors(pipe.text_encoder, text, 1), "kohya", prefix="lora_te_text_model_" if not text[0].startswith("text_model") else "lora_te_")
+    b = save_layout(tmp_path / "m.safetensors", factors(pipe.unet, motion, 2), "kohya")
+    before, embedded = bits(pipe.unet, pipe.text_encoder), pipe.embed("a cat", None)
+    pipe.apply_lora({a: 1.0, b: 0.5})
+    after = bits(pipe.unet, pipe.text_encoder)
+    assert [sum(not torch.equal(v, x[k]) for k, v in y.items()) for x, y in zip(before, after)] == [1, 1] and not torch.equal(pipe.embed("a cat", None), embedded)
+    pipe.apply_lora({})
+    assert same(before, bits(pipe.unet, pipe.text_encoder))
+
+
+# ---- exact restore ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_b_a_is_a_to_the_bit(tmp_path, dtype):
+    unet = sd_unet().to(dtype).to(memory_format=torch.channels_last)
+    a, b = (save_layout(tmp_path / f"{n}.safetensors", factors(unet, LAYERS[n:], n), "kohya") for n in (0, 3))
+    stack, start = LoraStack({"unet": unet}), bits(unet)
+    def now(wanted): stack.apply(wanted); return bits(unet)
+    with_a = now({a: 0.8})
+    assert not same(with_a, now({b: 1.0})) and same(with_a, now({a: 0.8})) and same(now({a: 0.3, b: 0.4}), now({b: 0.4, a: 0.3}))
+    assert same(with_a, now({a: 0.8})) and same(start, now({})) and not stack.base
+    pointers = [p.data_ptr() for p in unet.parameters()]
+    now({a: 1.0})
+    assert pointers == [p.data_ptr() for p in unet.parameters()]                                        # in place: compiled graphs stay valid
+
+
+def test_fused_for_good_is_the_same_and_keeps_no_second_copy(tmp_path):
+    unet, other = sd_unet(), sd_unet()
+    path = save_layout(tmp_path / "a.safetensors", factors(unet, LAYERS, 1), "kohya")
+    stack = LoraStack({"unet": unet})
+    stack.apply({path: 0.6}), stack.fuse(), add_lora({"unet": other}, path, 0.6)
+    assert same(bits(unet), bits(other)) and not stack.base and stack.changed
+
+
+# ---- while streaming -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pipe(): return Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64)
+
+
+@pytest.fixture
+def loras(pipe, tmp_path):
+    names = [n for n in layer_names(pipe.unet).values() if n.endswith(("conv1", "to_q", "proj_in"))]
+    yield [save_layout(tmp_path / f"{s}.safetensors", {n: (d, 3 * u) for n, (d, u) in factors(pipe.unet, names, s).items()}, "diffusers") for s in (1, 2)]
+    pipe.lora = {}
+    pipe.apply_lora({})
+
+
+def stream(pipe, changes, **settings):
+    def frames():
+        for n, frame in enumerate(CLIP):
+            if n in changes: changes[n]()
+            yield frame
+    return list(pipe.stream(frames(), style="etching", **settings))
+
+
+@pytest.mark.parametrize("change", ["cut", "soft"])
+def test_swapped_reweighted_and_removed_while_streaming(pipe, loras, change):
+    "The stream never stops, a change shows with the next frames, and after the removal nothing is left."
+    before, (a, b) = bits(pipe.unet), loras
+    plain = stream(pipe, {}, change=change)
+    changes = {12: lambda: pipe.set_lora(a), 20: lambda: pipe.set_lora({a: 0.5, b: 1}), 28: lambda: pipe.set_lora(None)}
+    out = stream(pipe, changes, change=change)
+    off = [np.abs(x.astype(float) - y).mean() for x, y in zip(plain, out)]
+    assert len(out) == len(CLIP) and max(off[:12]) == 0 and min(off[13:27]) > 0.5 and same(before, bits(pipe.unet))
+    if change == "cut": assert max(off[36:]) < min(off[13:27])
+
+
+def test_the_wrong_lora_raises_and_the_stream_goes_on(pipe, loras, tmp_path):
+    save_file({"lora_unet_x.lora_up.weight": torch.ones(1, 1)}, tmp_path / "wrong.safetensors")
+    def wrong():
+        for value in ({str(tmp_path / "wrong.safetensors"): 1.0}, {"none.safetensors": 1.0}, ["a"], {loras[0]: "much"}):
+            with pytest.raises((ValueError, FileNotFoundError)): pipe.lora = value
+    plain, out = stream(pipe, {}), stream(pipe, {15: wrong})
+    assert all(np.array_equal(x, y) for x, y in zip(plain, out)) and pipe.lora == {}
+
+
+def test_a_style_brings_its_lora(pipe, loras, monkeypatch):
+    monkeypatch.setattr(pipe, "styles", {**pipe.styles, "ours": dict(prompt="{prompt}, etching", lora={loras[0]: 1.0})})
+    before = bits(pipe.unet)
+    out = stream(pipe, {12: lambda: setattr(pipe, "style", "ours"), 25: lambda: setattr(pipe, "style", "etching")})
+    plain = stream(pipe, {})
+    off = [np.abs(x.astype(float) - y).mean() for x, y in zip(plain, out)]
+    assert max(off[:12]) == 0 and min(off[13:24]) > 0.5 and same(before, bits(pipe.unet))
+
+
+def test_a_runner_with_weights_of_its_own_stands_aside_or_is_told(loras):
+    class Runner:
+        calls = told = 0
+        def __init__(self, unet): self.unet = unet
+        def __call__(self, *args): self.calls += 1; return self.unet(*args)
+    class Refreshed(Runner):
+        def refresh(self): self.told += 1
+    pipe = Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64)
+    for kind in (Runner, Refreshed):
+        pipe.runner = runner = kind(pipe.unet)
+        pipe.lora = {loras[0]: 1.0}
+        list(pipe.stream(CLIP[:10]))
+        assert (runner.calls > 0) == (kind is Refreshed) and runner.told == int(kind is Refreshed)
+        pipe.lora = {}
+        list(pipe.stream(CLIP[:10]))
+        assert runner.calls > 0 and runner.told == 2 * int(kind is Refreshed)
+
+
+def test_saved_with_its_loras_and_still_removable(loras, tmp_path):
+    pipe = Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64, runner=None, lora={loras[0]: 0.7})
+    out, with_lora = stream(pipe, {}), bits(pipe.unet)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert same(with_lora, bits(pipe.unet))
+    again = Live2Diff.from_pretrained(tmp_path / "saved", device="cpu")
+    assert all(np.array_equal(x, y) for x, y in zip(out, stream(again, {})))
+    again.apply_lora({}), pipe.apply_lora({})
+    assert same(bits(pipe.unet), bits(again.unet))

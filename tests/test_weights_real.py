@@ -1,0 +1,57 @@
+"""At full size: Stable Diffusion 1.5 and Live2Diff, 1.28 billion random weights under the official names. About 3 GB on the disk and 6 GB of memory."""
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from live2diff_nb.rehearse import write_rehearsal
+
+LOAD = """
+import json, resource, sys, torch
+torch.set_num_threads(1)
+from live2diff_nb.pipeline import Live2Diff
+from live2diff_nb.files import fetch, open_weights
+from live2diff_nb.real import memory_before
+import diffusers, transformers.models.clip.modeling_clip, onnxruntime, psutil
+given, saved, wanted = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+size = dict(height=64, width=64)
+estimate = memory_before(given["name"], 64, 64, 2, torch.float16, motion=given["motion"], vae=given["vae"])
+Live2Diff.from_pretrained("tiny", device="cpu")          # libraries that are loaded on first use
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+start = psutil.Process().memory_info().rss
+pipe = Live2Diff.from_pretrained(**given, **size, device="cpu", dtype=torch.float16)
+model = sum(p.nbytes for part in (pipe.unet, pipe.vae, pipe.depth, pipe.text_encoder) for p in part.parameters())
+report = dict(peak=peak() - start, settled=psutil.Process().memory_info().rss - start, model=model, estimate=sum(v for k, v in estimate.items() if k not in ("cache", "work")))
+state = pipe.unet.state_dict()
+keys = json.load(open(wanted))
+report["names"] = {k: list(v.shape) for k, v in state.items()} == {**keys["sd15_unet"], **{k: v for k, v in keys["motion_and_depth"].items() if not k.endswith(".pe")}}
+files = {**open_weights(given["name"] + "/unet/diffusion_pytorch_model.safetensors"), **{k.removeprefix("module."): v for k, v in open_weights(given["motion"]).items() if not k.endswith(".pe")}}
+same = lambda files: state.keys() == files.keys() and all(torch.equal(fetch({k: s})[k], state[k]) for k, s in files.items())
+report["bits"] = all(torch.equal(v, state[k]) for k, v in fetch({k: s for n, (k, s) in enumerate(sorted(files.items())) if n % 4 == 0}).items()) and state.keys() == files.keys()
+if saved != "no":
+    pipe.unet.save_pretrained(saved)
+    again = open_weights(saved + "/diffusion_pytorch_model.safetensors")
+    report["saved"] = state.keys() == again.keys() and all(torch.equal(v, state[k]) for k, v in fetch(again).items())
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.skipif(psutil.virtual_memory().available < 9 * 2**30, reason="needs 9 GB of free memory")
+def test_a_full_size_pair_loads_whole_and_lean(tmp_path):
+    "No name left over, the bits of the files, a peak of at most 1.2 times the model, and the estimate within a tenth."
+    try:
+        given = write_rehearsal(tmp_path / "set", full=True)
+        keys = Path(__file__).parent / "golden" / "keys_sd15_real.json"
+        done = subprocess.run([sys.executable, "-c", LOAD, json.dumps(given), str(tmp_path / "saved"), str(keys)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        report = json.loads(done.stdout.splitlines()[-1])
+    finally:
+        for folder in ("set", "saved"): shutil.rmtree(tmp_path / folder, ignore_errors=True)
+    print({k: f"{v / 2**30:.2f} GiB" if v > 1 else v for k, v in report.items()}, f"peak {report['peak'] / report['model']:.2f} times the model")
+    assert report["names"] and report["bits"] and report["saved"]
+    assert report["peak"] <= 1.2 * report["model"]
+    assert abs(report["estimate"] - report["settled"]) <= 0.1 * report["settled"]
