@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pages', 'unbind_replies', 'Messages', 'Running', 'Translating', 'Answering', 'LiveTranslator']
 
-# %% ../nbs/11_live.ipynb #27030d5c
+# %% ../nbs/11_live.ipynb #f28add8f
 import threading
 import time
 import weakref
@@ -24,7 +24,7 @@ from .live_wire import Loopback, Refused, check_message, encode_frame, pack, unp
 from .live_worker import AdaptiveQuality, FunctionTranslator, Level, StreamTranslator, Ticket, Worker, ladder
 from .pipeline import SimilarFilter, check_size
 
-# %% ../nbs/11_live.ipynb #10bdea31
+# %% ../nbs/11_live.ipynb #0df74542
 class Pages:
     "The pages that have said hello, and the way to each."
 
@@ -77,7 +77,7 @@ class Pages:
         sent = self.unpainted.get(page, {}).pop(number, None)
         return None if sent is None else time.monotonic() - sent
 
-# %% ../nbs/11_live.ipynb #a66c7192
+# %% ../nbs/11_live.ipynb #64d443c9
 def unbind_replies(
     comm,  # ipykernel's Comm of a widget
 ) -> bool: # could it be done?
@@ -87,7 +87,7 @@ def unbind_replies(
     comm._reply_subshell_for = lambda data, default: default
     return True
 
-# %% ../nbs/11_live.ipynb #17b147b2
+# %% ../nbs/11_live.ipynb #f30d1d8c
 _newest = lambda: None      # weak reference to the widget made last
 
 
@@ -129,7 +129,7 @@ class Messages(anywidget.AnyWidget):
     def _refuse(self, error):
         self.refused, self.complaint = self.refused + 1, str(error)
 
-# %% ../nbs/11_live.ipynb #b0a0c399
+# %% ../nbs/11_live.ipynb #6695505a
 class Running(Messages):
     "Start and stop of the threads."
 
@@ -197,7 +197,7 @@ class Running(Messages):
         if self.running and self.worker is worker:
             self.stop(worker.error, wait=False)
 
-# %% ../nbs/11_live.ipynb #abbfabd5
+# %% ../nbs/11_live.ipynb #50e85858
 class Translating(Running):
     "What the worker's thread calls."
 
@@ -266,7 +266,7 @@ class Translating(Running):
     def _over(self, error):
         self.stop(f"the source failed: {error}" if error else "the source gave its last frame", wait=False)
 
-# %% ../nbs/11_live.ipynb #545862ba
+# %% ../nbs/11_live.ipynb #1ca3a4b2
 class Answering(Translating):
     "One method a kind of message."
 
@@ -334,7 +334,7 @@ class Answering(Translating):
                     self.pages.tell(page, said, [data] if data else []) if page else None
         self._tell_status()
 
-# %% ../nbs/11_live.ipynb #95d2c65f
+# %% ../nbs/11_live.ipynb #e6973965
 class LiveTranslator(Answering):
     "Live translation in a cell: camera or any source in, restyled pictures out, controls under them."
 
@@ -360,6 +360,10 @@ class LiveTranslator(Answering):
         sizes = sorted({self.wanted.size, *(s for s in (128, 192, 256, 320, 384, 512, 768) if s % self.multiple == 0)})
         super().__init__(socket, pipeline=self.pipeline, styles=list(pipe.styles) if self.pipeline else [], sizes=sizes, side=side)
         _newest = weakref.ref(self)
+
+    def __repr__(self):
+        source = self.source if isinstance(self.source, (str, int, Path)) else type(self.source).__name__
+        return f"LiveTranslator(source={source!r}, {'closed' if self.closed else 'running' if self.running else 'stopped'})"
 
     def _begin(self, size, target, adaptive, tape):
         "Everything that changes later."

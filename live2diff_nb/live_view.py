@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['live_source', 'Feeder', 'Recorder', 'Watch', 'engine_picture', 'watched_feed']
 
-# %% ../nbs/11c_live_view.ipynb #78cbf47a
+# %% ../nbs/11c_live_view.ipynb #5d4d953f
 import math
 import threading
 import time
@@ -18,14 +18,14 @@ from .temporal import newest_codes, ring_scores
 from .unet import StreamUNet
 from .video import Source, VideoSink, open_source, resize_frame, synthetic_scene
 
-# %% ../nbs/11c_live_view.ipynb #ec814133
+# %% ../nbs/11c_live_view.ipynb #7b87bc23
 def live_source(
     spec,   # path, camera number, array (n, H, W, 3), iterable of frames, "demo", or "synthetic"
 ) -> Source:
     "Frames of anything, at the pace they should be shown; the drawn scene has no end."
     return Source(lambda: synthetic_scene(None), fps=25, name="the drawn scene") if isinstance(spec, str) and spec == "synthetic" else open_source(spec)
 
-# %% ../nbs/11c_live_view.ipynb #fd4a7fb4
+# %% ../nbs/11c_live_view.ipynb #3c061e86
 class Feeder:
     "A thread that gives a source's frames at their pace, over and over."
 
@@ -62,7 +62,7 @@ class Feeder:
         if self.thread.is_alive() and threading.current_thread() is not self.thread:
             self.thread.join(10)
 
-# %% ../nbs/11c_live_view.ipynb #02795db3
+# %% ../nbs/11c_live_view.ipynb #4998349d
 class Recorder:
     "Pictures with their times into an mp4."
 
@@ -96,7 +96,7 @@ class Recorder:
         self.sink.close()
         return self.sink.path
 
-# %% ../nbs/11c_live_view.ipynb #7a831fde
+# %% ../nbs/11c_live_view.ipynb #1e77f84d
 class Watch:
     "Attention weights of one temporal layer at one location, caught while the UNet runs."
 
@@ -124,7 +124,7 @@ class Watch:
     def __enter__(self): return self
     def __exit__(self, *_): self.hook.remove()
 
-# %% ../nbs/11c_live_view.ipynb #61e8bb96
+# %% ../nbs/11c_live_view.ipynb #a96ae077
 def engine_picture(
     engine,          # StreamDenoiser after a step
     watch: Watch | None = None,  # that saw the step
@@ -144,7 +144,7 @@ def engine_picture(
     place = dict(layer=watch.layer, layers=len(engine.unet.temporal_layers), location=watch.location, locations=watch.locations) if watch else {}
     return dict(rows=rows, warmup=warm, window=engine.window, timesteps=engine.timesteps.tolist(), **place)
 
-# %% ../nbs/11c_live_view.ipynb #db7e672c
+# %% ../nbs/11c_live_view.ipynb #1a8bc4b6
 def watched_feed(
     translator,    # StreamTranslator
     frame,         # as for `feed`
@@ -163,4 +163,4 @@ def watched_feed(
     finally:
         engine.runner = runner
     seen = translator.session.engine
-    return shown, engine_picture(seen, watch if seen is engine else None) if seen.streamed else None
+    return shown, engine_picture(seen, watch) if seen is engine and watch.weights is not None else None

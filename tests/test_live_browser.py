@@ -419,7 +419,7 @@ def test_camera_denied(launch, lab):
     desk.click(".main")
     wait_for(lambda: "denied" in desk.look()["trouble"] and "address bar" in desk.look()["trouble"], 60, lambda: desk.look())
     assert desk.look()["button"] == "Start"
-    desk.page.evaluate("navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }")
+    desk.page.evaluate("void (navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') })")
     desk.click(".main")
     wait_for(lambda: "No camera was found" in desk.look()["trouble"])
     assert desk.run("print(sorted(live.troubles.items()))") == "[('NotAllowedError', 1), ('NotFoundError', 1)]\n"

@@ -346,7 +346,7 @@ class View {
     $.side.onchange = () => this.side(+$.side.value);
     const send = (name, read) => $[name].addEventListener("change", () => { const value = read($[name]); if (value !== null) pump.set(name, value); });
     const count = e => e.checkValidity() && e.value !== "" ? Math.round(+e.value) : null;
-    send("prompt", e => e.value); send("style", e => e.value === "" ? undefined ?? null : e.value);
+    send("prompt", e => e.value);
     $.style.onchange = () => pump.set("style", $.style.value || null);
     send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count);
     send("adaptive", e => e.checked); send("layer", e => +e.value); send("location", e => +e.value);
@@ -442,7 +442,7 @@ class View {
         const x = left + j * cell, mine = j === row.slot;
         draw.strokeStyle = mine ? "#D55E00" : soft; draw.lineWidth = mine ? 2 : .6; draw.globalAlpha = row.visible[j] ? 1 : .3;
         draw.strokeRect(x + 1.5, y + 1.5, cell - 3, 38);
-        if (row.weights) { const h = 36 * Math.min(1, row.weights[j] * 2); draw.fillStyle = mine ? "#D55E00" : key; draw.globalAlpha *= .55; draw.fillRect(x + 2.5, y + 38.5 - h, cell - 5, h); draw.globalAlpha = row.visible[j] ? 1 : .3; }
+        if (row.weights) { const h = 36 * row.weights[j] / Math.max(...row.weights); draw.fillStyle = mine ? "#D55E00" : key; draw.globalAlpha *= .55; draw.fillRect(x + 2.5, y + 38.5 - h, cell - 5, h); draw.globalAlpha = row.visible[j] ? 1 : .3; }
         draw.fillStyle = ink; draw.fillText(row.visible[j] ? row.frames[j] : "", x + cell / 2, y + 24);
         draw.fillStyle = soft; draw.fillText(row.visible[j] ? `p${row.position[j]}` : "", x + cell / 2, y + 52);
       }
