@@ -121,7 +121,8 @@ class Desk:
 
     def __init__(self, window, lab, name, host="127.0.0.1", old=False):
         self.address, self.folder = lab
-        self.page = window.new_page(viewport={"width": 1300, "height": 1250})
+        self.page = window.new_page()
+        self.page.set_viewport_size({"width": 1300, "height": 1250})
         self.complaints = []
         self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
