@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answering', 'LiveTranslator']
 
-# %% ../nbs/11_live.ipynb #3855dfcd
+# %% ../nbs/11_live.ipynb #cea290b3
 import time
 import weakref
 from collections import Counter
@@ -22,7 +22,7 @@ from .live_wire import Refused
 from .live_worker import Ticket
 from .pipeline import check_size
 
-# %% ../nbs/11_live.ipynb #b40089b1
+# %% ../nbs/11_live.ipynb #ca068ba4
 class Answering(Translating):
     "One method a kind of message."
 
@@ -32,7 +32,11 @@ class Answering(Translating):
     def _on_trouble(self, page, name, text): self.troubles[name] += 1; self.error = text
 
     def _on_start(self, page, run):
-        self.start(page, run)
+        try:
+            self.start(page, run)
+        except Exception as error:               # whatever keeps a source from opening belongs on the page
+            self.error = f"the source cannot be opened: {error}"
+            return self._tell_status()
         self.owner, self.run, self.asked_at, self.error = page, run, time.monotonic(), ""
         self._tell_status()
 
@@ -90,7 +94,7 @@ class Answering(Translating):
                     self.pages.tell(page, said, [data] if data else []) if page else None
         self._tell_status()
 
-# %% ../nbs/11_live.ipynb #06897690
+# %% ../nbs/11_live.ipynb #1dc719a1
 _newest = lambda: None      # weak reference to the widget made last
 
 
@@ -135,9 +139,6 @@ class LiveTranslator(Answering):
             size=[width, height], counts=dict(worker.counts, refused=worker.counts["refused"] + self.refused) if worker else {"refused": self.refused},
             work=1000 * float(np.mean(list(worker.work)[-30:] or [0])) if worker else 0, parts=self._parts(), latency=self.latency, quality=self._quality(),
             device=str(device), memory=round(memory / 1e6), error=self.error or self.complaint or (worker.error if worker else ""), recording=self.recorder is not None)
-
-    def _is_browser(self) -> bool:
-        return isinstance(self.source, ipywidgets.Widget) or (isinstance(self.source, str) and self.source == "webcam")
 
     def _quality(self) -> str:
         "The rung in words."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['State', 'Running', 'Translating']
 
-# %% ../nbs/11e_live_run.ipynb #63645d09
+# %% ../nbs/11e_live_run.ipynb #08461650
 import threading
 import time
 from collections import deque
@@ -19,7 +19,7 @@ from .live_wire import encode_frame
 from .live_worker import AdaptiveQuality, FunctionTranslator, Level, StreamTranslator, Ticket, Worker, ladder
 from .pipeline import SimilarFilter, check_size
 
-# %% ../nbs/11e_live_run.ipynb #5e6c8a6b
+# %% ../nbs/11e_live_run.ipynb #eb20e11c
 class State(Messages):
     "The state of a widget."
 
@@ -55,7 +55,7 @@ class State(Messages):
     def _tell_status(self, pages=None):
         if not self.closed: self.pages.tell_all(self.status(), pages=pages)
 
-# %% ../nbs/11e_live_run.ipynb #a6a1f462
+# %% ../nbs/11e_live_run.ipynb #fa8a0529
 class Running(State):
     "Start and stop of the threads."
 
@@ -63,14 +63,15 @@ class Running(State):
         "Begin to translate; a browser's camera is opened by a page that shows the widget (`owner`, in its `run`)."
         with self.guard:
             if self.running or self.closed: return self
+            source = None if self._is_browser() else live_source(self.source)     # a source that cannot be opened says so here
             before, self.error, self.complaint, self.owner, self.run = self.worker, "", "", owner, run
             self.streams, self.asked_at, self.running = self.streams + 1, time.monotonic(), True
             self.quality.reset(len(self.rungs))
             self.media = self._open_media()
             self.worker = Worker(lambda: self._translator(before), self._frame_size, self._answer, self._lost, self._between)
             self.worker.tape, self.worker.epoch = self.tape, self.epoch
-            if not self.media:
-                self.feeder = Feeder(live_source(self.source), self._feed, self._over)
+            if source:
+                self.feeder = Feeder(source, self._feed, self._over)
                 self.feeder.thread.start()
             self.worker.thread.start()
             threading.Thread(target=self._report, args=(self.worker,), daemon=True, name="live-reporter").start()
@@ -100,6 +101,10 @@ class Running(State):
         self.worker = self.tape = self.latest = None
         super().close()
 
+    def _is_browser(self) -> bool:
+        "Is it the page that takes the frames?"
+        return isinstance(self.source, ipywidgets.Widget) or (isinstance(self.source, str) and self.source == "webcam")
+
     def _translator(self, before: Worker | None):
         "A new stream, once the worker before has let go of the model."
         if before and before.thread.is_alive(): before.thread.join()
@@ -123,7 +128,7 @@ class Running(State):
         if self.running and self.worker is worker:
             self.stop(worker.error, wait=False)
 
-# %% ../nbs/11e_live_run.ipynb #e272dcd9
+# %% ../nbs/11e_live_run.ipynb #278da3ab
 class Translating(Running):
     "What the worker's thread calls."
 

@@ -288,7 +288,7 @@ def test_the_private_method_of_ipykernel_is_still_there():
 # ---- the socket ----------------------------------------------------------------------------------------------------------
 def visit(url, data, origin="http://localhost:8888", answers=1):
     async def talk():
-        try: line = await websocket_connect(HTTPRequest(url, headers={"Origin": origin}), connect_timeout=5)
+        try: line = await websocket_connect(HTTPRequest(url, headers={"Origin": origin}))
         except HTTPClientError as error: return error.code
         await line.write_message(data, binary=isinstance(data, bytes))
         got = []
