@@ -50,8 +50,8 @@ def measure(kind, seconds, channel, adaptive):
             desk.started(20)
             desk.run(SAMPLES)
             begun = desk.page.evaluate("[performance.now(), +document.querySelector('.l2d canvas[data-painted]').dataset.painted]")
-            desk.page.evaluate("""window.complaints = []; window.addEventListener('error', e => window.complaints.push(e.message)); window.addEventListener('unhandledrejection', e => window.complaints.push(String(e.reason)));
-                console.error = (...a) => window.complaints.push(a.join(' '))""")
+            desk.page.evaluate("""window.complaints = []; window.addEventListener('error', e => window.complaints.push('error ' + e.message + ' ' + e.filename + ' ' + (e.target?.tagName ?? '') + ' ' + (e.target?.src ?? ''))); window.addEventListener('unhandledrejection', e => window.complaints.push('rejected ' + String(e.reason)));
+                console.error = (...a) => window.complaints.push('console ' + a.map(x => x?.stack || x?.message || String(x)).join(' '))""")
         time.sleep(seconds)
         with sync_playwright() as driver:
             browser = driver.chromium.connect_over_cdp(f"http://127.0.0.1:{port}")

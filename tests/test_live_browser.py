@@ -45,7 +45,7 @@ def driver():
 def film(tmp_path_factory):
     "The bundled clip as a camera's film."
     path = tmp_path_factory.mktemp("film") / "clip.y4m"
-    subprocess.run(["ffmpeg", "-v", "error", "-i", demo_clip(), "-pix_fmt", "yuv420p", "-vf", "scale=320:240", path], check=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", demo_clip(), "-pix_fmt", "yuv420p", "-vf", "scale=320:240", "-r", "30", path], check=True)
     return path
 
 
