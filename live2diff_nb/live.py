@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Answering', 'LiveTranslator']
 
-# %% ../nbs/11_live.ipynb #cea290b3
+# %% ../nbs/11_live.ipynb #4ae375fc
 import time
 import weakref
 from collections import Counter
@@ -22,7 +22,7 @@ from .live_wire import Refused
 from .live_worker import Ticket
 from .pipeline import check_size
 
-# %% ../nbs/11_live.ipynb #ca068ba4
+# %% ../nbs/11_live.ipynb #d41b454c
 class Answering(Translating):
     "One method a kind of message."
 
@@ -94,7 +94,7 @@ class Answering(Translating):
                     self.pages.tell(page, said, [data] if data else []) if page else None
         self._tell_status()
 
-# %% ../nbs/11_live.ipynb #1dc719a1
+# %% ../nbs/11_live.ipynb #560835fc
 _newest = lambda: None      # weak reference to the widget made last
 
 
