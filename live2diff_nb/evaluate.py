@@ -4,36 +4,28 @@
 
 # %% auto #0
 __all__ = ['TEST_CLIPS', 'TARGETS', 'TABLE2', 'open_weights', 'parts_in', 'test_clips', 'load_frames', 'Case', 'make_cases',
-           'without_depth', 'SlidingDenoiser', 'SlidingSession', 'translate', 'one_by_one', 'denoise_chunk', 'judge',
-           'vae_psnr', 'forth_and_back', 'drift', 'fresh_engine', 'latents_of', 'stream_latents', 'Recomputed',
-           'window_anew', 'without_cache', 'ablation', 'evaluate', 'summary', 'table', 'main']
+           'judge', 'vae_psnr', 'forth_and_back', 'drift', 'ablation', 'evaluate', 'summary', 'table', 'main']
 
-# %% ../nbs/15_evaluate.ipynb #3859e7d9
+# %% ../nbs/15_evaluate.ipynb #0b2b8805
 import argparse
 import json
-import time
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import numpy as np
 import torch
 
 from .data import TEACHERS
 from .depth import load_tiny_depth
-from .kvcache import RingTable
-from .lcm import add_noise
-from .masks import temporal_mask
 from .metrics import clip_depth, depth_mse, motion, psnr, sharpness, style_distance, style_statistics, warp_error
-from .pipeline import Live2Diff, Session, fit_frame, vae_encode
+from .pipeline import Live2Diff, fit_frame, vae_encode
 from .rendered import exact_motion
-from .stream import StreamDenoiser
-from .temporal import ChunkView
-from .unet import StreamUNet, chunk_views
+from .unet import StreamUNet
+from .variants import one_by_one, translate, without_cache
 from .video import open_source
 
-# %% ../nbs/15_evaluate.ipynb #009c3e21
+# %% ../nbs/15_evaluate.ipynb #fba66c8a
 def open_weights(
     weights="tiny", # a `Live2Diff`, a name for `from_pretrained`, or a folder with unet/ and perhaps the other parts
     size: int = 256, # working size, pixels
@@ -59,7 +51,7 @@ def parts_in(
     return dict(**parts, tokenizer=CLIPTokenizer.from_pretrained(where("tokenizer")), scheduler=make_scheduler(config["prediction_type"]), styles=config["styles"],
                 max_timestep=config["max_timestep"], strength=config["strength"], fixed_noise=config["fixed_noise"], factor=parts["vae"].config.factor)
 
-# %% ../nbs/15_evaluate.ipynb #9a41a0f2
+# %% ../nbs/15_evaluate.ipynb #58f0a786
 TEST_CLIPS = ("carphone_pristine.mp4", "bikes.mp4")
 
 def test_clips() -> dict: # name -> path
@@ -77,7 +69,7 @@ def load_frames(
     "The first frames of a clip at the working size."
     return [fit_frame(frame, size, size) for frame in open_source(str(path), limit=frames)]
 
-# %% ../nbs/15_evaluate.ipynb #7bc70600
+# %% ../nbs/15_evaluate.ipynb #2521e054
 class Case:
     "A clip with its motion, depth and teachers' paintings."
 
@@ -98,7 +90,7 @@ class Case:
         if name not in self.paintings: self.paintings[name] = [self.teachers[name](frame) for frame in self.frames]
         return self.paintings[name]
 
-# %% ../nbs/15_evaluate.ipynb #89a9997c
+# %% ../nbs/15_evaluate.ipynb #54b3a048
 def make_cases(
     clips=None, # name -> path, frames, `Case`, or a clip of `RenderedClips`; None: the test set
     frames: int = 60, # of each clip, at most
@@ -112,87 +104,7 @@ def make_cases(
         return Case(clip[:frames] if isinstance(clip, list) else load_frames(clip, frames, size), estimator)
     return {name: make(clip) for name, clip in (test_clips() if clips is None else clips).items()}
 
-# %% ../nbs/15_evaluate.ipynb #f5e8dac2
-@contextmanager
-def without_depth(
-    unet: StreamUNet, # whose depth adapter is silenced inside the `with`
-):
-    "Zeros in place of the depth features."
-    unet.encode_depth = lambda depth: depth.new_zeros(len(depth), unet.config.block_out_channels[0], *depth.shape[-2:])
-    try: yield
-    finally: del unet.encode_depth
-
-# %% ../nbs/15_evaluate.ipynb #dafbe7c3
-class SlidingDenoiser(StreamDenoiser):
-    "After the warmup its slots join the ring."
-
-    def warm_up(self, latents, depth, text, noise=None):
-        x0 = super().warm_up(latents, depth, text, noise)
-        self.ring, self.streamed = RingTable(self.window, 0, self.unet.device, self.unet.dtype), self.warmup
-        return x0
-
-class SlidingSession(Session):
-    "A stream through a `SlidingDenoiser`."
-
-    def new_engine(self):
-        e = super().new_engine()
-        sliding = SlidingDenoiser(e.unet, e.timesteps.tolist(), e.window, e.warmup, e.scheduler, self.seed, self.fixed_noise, self.models.runner)
-        sliding.count = e.count
-        return sliding
-
-# %% ../nbs/15_evaluate.ipynb #173684f7
-def translate(
-    pipe: Live2Diff, # the weights
-    frames, # (h, w, 3) uint8 each
-    style: str, # one of `pipe.styles`
-    warmup: int | None = None, # frames of the warmup; None: as the pipeline has it
-    slide: bool = False, # let later frames overwrite the warmup
-    depth: bool = True, # False: the depth adapter is silent
-    seed: int = 0, # of the noise
-) -> list: # of (h, w, 3) uint8
-    "A whole clip through the pipeline, perhaps with a part missing."
-    usual, pipe.warmup = pipe.warmup, pipe.warmup if warmup is None else warmup
-    pipe.prompt, pipe.style = "", style
-    try:
-        session = (SlidingSession if slide else Session)(pipe, seed, pipe.fixed_noise, "cut")
-        if depth: return list(pipe._run(frames, session, None))
-        with without_depth(pipe.unet): return list(pipe._run(frames, session, None))
-    finally: pipe.warmup = usual
-
-# %% ../nbs/15_evaluate.ipynb #a4a2597d
-@torch.inference_mode()
-def one_by_one(
-    pipe: Live2Diff, # the weights
-    frames, # (h, w, 3) uint8 each
-    style: str, # one of `pipe.styles`
-    seed: int = 0, # of the noise
-) -> list: # of (h, w, 3) uint8
-    "The same weights without time: every frame alone, fresh noise a frame."
-    pipe.prompt, pipe.style, results = "", style, []
-    session = Session(pipe, seed, False, "cut")
-    engine = session.new_engine()
-    engine.runner, engine.text = pipe.unet, pipe.embed("", style)
-    for number, frame in enumerate(frames):
-        latent, depth = pipe.encode(pipe.to_pictures([frame]), session.scale)
-        results += pipe.to_frames(denoise_chunk(engine, latent, depth, [number]))
-    return results
-
-def denoise_chunk(
-    engine: StreamDenoiser, # its network, noise levels, noise and prompt; the cache is not touched
-    latents: torch.Tensor, # (F, 4, h, w) clean
-    depth: torch.Tensor, # (F, 4, h, w) their depth latents
-    numbers: list, # of the frames, for their noise
-    mask: torch.Tensor | None = None, # (F, F) bool, who sees whom
-) -> torch.Tensor: # (F, 4, h, w)
-    "All denoising steps of a chunk, offline."
-    noise = torch.stack([engine.noise(n, engine.rows, latents[:1]) for n in numbers], 1) # (T, F, 4, h, w)
-    x, features = add_noise(engine.scalings, 0, latents, noise[0]), engine.unet.encode_depth(depth)
-    for k in range(engine.rows):
-        x0 = engine.denoise(x, slice(k, k + 1), features, chunk_views(engine.unet, len(latents), mask))
-        if k + 1 < engine.rows: x = add_noise(engine.scalings, k + 1, x0, noise[k + 1])
-    return x0
-
-# %% ../nbs/15_evaluate.ipynb #562dcb84
+# %% ../nbs/15_evaluate.ipynb #60bd6203
 TARGETS = { # name -> what it says, least, most
     "psnr": ("VAE reconstruction, PSNR in dB", 29, None),
     "warp_alone": ("warp error over frame by frame with fresh noise", None, 0.6),
@@ -219,7 +131,7 @@ def judge(
     return dict(warp_alone=warps["full"] / warps["alone"], warp_teacher=warps["full"] / warps["teacher"], depth=depths[0] / depths[1],
                 style=styles[0] / styles[1], sharp=sharp[0] / sharp[1], warps=warps, depths=depths, styles=styles)
 
-# %% ../nbs/15_evaluate.ipynb #20db3a3e
+# %% ../nbs/15_evaluate.ipynb #a3e6c6bb
 @torch.inference_mode()
 def vae_psnr(
     pipe: Live2Diff, # the weights
@@ -229,7 +141,7 @@ def vae_psnr(
     pictures = pipe.to_pictures(list(frames)).split(8)
     return psnr(frames, [frame for part in pictures for frame in pipe.to_frames(vae_encode(pipe.vae, part))])
 
-# %% ../nbs/15_evaluate.ipynb #e2900918
+# %% ../nbs/15_evaluate.ipynb #1b627dba
 def forth_and_back(
     frames: list, # at least 51 are needed for a period of 100
     count: int, # how many to give
@@ -252,104 +164,7 @@ def drift(
     first, last = ((style_distance(part, manner), depth_mse(before, part, case.estimator)) for part in (out[:100], out[count // 100 * 100 - 100:count // 100 * 100]))
     return dict(drift_style=last[0] / first[0], drift_depth=last[1] / first[1])
 
-# %% ../nbs/15_evaluate.ipynb #38659a8c
-def fresh_engine(
-    pipe: Live2Diff, # the weights
-    style: str, # one of `pipe.styles`
-) -> StreamDenoiser: # the network itself runs it, so that times can be compared
-    "An engine with its prompt, not yet warm."
-    pipe.prompt, pipe.style = "", style
-    engine = Session(pipe, 0, pipe.fixed_noise, "cut").new_engine()
-    engine.runner = pipe.unet
-    return engine
-
-def latents_of(pipe: Live2Diff, frames) -> tuple:
-    "Latents and depth latents of a clip, (n, 4, h, w) each."
-    scale = Session(pipe, 0, True, "cut").scale
-    with torch.inference_mode(): return tuple(map(torch.cat, zip(*(pipe.encode(pipe.to_pictures([frame]), scale) for frame in frames))))
-
-@torch.inference_mode()
-def stream_latents(
-    engine: StreamDenoiser, # not yet warm
-    latents: torch.Tensor, # (n, 4, h, w)
-    depth: torch.Tensor, # (n, 4, h, w)
-    text: torch.Tensor, # (1, tokens, dim)
-) -> tuple: # results (n, 4, h, w); seconds of each pipelined step once all rows are busy
-    "A cached stream."
-    first, seconds = engine.warmup, []
-    results = [engine.warm_up(latents[:first], depth[:first], text)]
-    for x, d in zip(latents[first:].split(1), depth[first:].split(1)):
-        began = time.perf_counter()
-        results.append(engine.step(x, d))
-        seconds.append(time.perf_counter() - began)
-    return torch.cat([x0 for x0 in results + engine.drain() if x0 is not None]), seconds[engine.rows:]
-
-# %% ../nbs/15_evaluate.ipynb #5d910a9c
-class Recomputed:
-    "Inside the `with`, keys and values of all visible frames are computed anew from the stored inputs of each temporal layer."
-
-    def __init__(
-        self,
-        unet: StreamUNet, # whose temporal layers are watched
-        window: int, # L
-    ):
-        self.unet, self.window, self.inputs = unet, window, {}
-
-    def __enter__(self):
-        self.hooks = [layer.register_forward_pre_hook(self.before) for layer in self.unet.temporal_layers]
-        return self
-
-    def __exit__(self, *_):
-        for hook in self.hooks: hook.remove()
-
-    def keep(self, layer, row: torch.Tensor, x: torch.Tensor, slots) -> torch.Tensor:
-        "Store inputs (F, locations, channels) of a cache row, known by its address; all that this row has."
-        kept = self.inputs.setdefault((layer, row.data_ptr()), x.new_zeros(self.window, *x.shape[1:]))
-        kept[slots] = x
-        return kept
-
-    def before(self, layer, args):
-        x, view = args
-        if isinstance(view, ChunkView):
-            if view.store is not None: self.keep(layer, view.store, x, slice(0, view.frames))
-            return
-        for row, slot in enumerate(view.slot.tolist()):
-            kept = self.keep(layer, view.kv[:, row], x[row:row + 1], slice(slot, slot + 1))
-            for cached, project in zip(view.kv[:, row], (layer.to_k, layer.to_v)):
-                cached.copy_(layer.split(project(kept)).permute(1, 2, 0, 3))              # (locations, heads, L, head)
-
-# %% ../nbs/15_evaluate.ipynb #2c0814bf
-@torch.inference_mode()
-def window_anew(
-    engine: StreamDenoiser, # with its prompt
-    latents: torch.Tensor, # (n, 4, h, w) the stream so far, n <= window
-    depth: torch.Tensor, # (n, 4, h, w)
-) -> torch.Tensor: # (1, 4, h, w) of the newest frame
-    "The whole chunk for one frame."
-    mask = temporal_mask(len(latents), engine.warmup)
-    return denoise_chunk(engine, latents, depth, range(len(latents)), mask)[-1:]
-
-def without_cache(
-    pipe: Live2Diff, # the weights
-    frames, # a clip longer than the window
-    style: str | None = None, # one of `pipe.styles`
-) -> dict: # differences relative to the largest value; seconds per frame; their ratio
-    "Is the output the same without the cache, and what does it cost?"
-    style = style or next(iter(pipe.styles))
-    engine, (latents, depth), text = fresh_engine(pipe, style), latents_of(pipe, frames), pipe.embed("", style)
-    cached, seconds = stream_latents(engine, latents, depth, text)
-    with Recomputed(pipe.unet, engine.window): rebuilt, _ = stream_latents(fresh_engine(pipe, style), latents, depth, text)
-    other, times, gaps = fresh_engine(pipe, style), [], []
-    other.text = text
-    for n in range(engine.warmup + 1, engine.window + 1):
-        began = time.perf_counter()
-        gaps.append((window_anew(other, latents[:n], depth[:n]) - cached[n - 1]).abs().max())
-        times.append(time.perf_counter() - began)
-    most = cached.abs().max()
-    return dict(window_gap=float(max(gaps) / most), rebuilt_gap=float((rebuilt - cached).abs().max() / most),
-                cached=median(seconds), anew=times[-1], ratio=times[-1] / median(seconds))
-
-# %% ../nbs/15_evaluate.ipynb #95b3cfce
+# %% ../nbs/15_evaluate.ipynb #cedb5785
 TABLE2 = {"A": dict(warmup=0, depth=False), "B": dict(slide=True, depth=False), "C": dict(depth=False), "D": {}}
 
 def ablation(
@@ -374,7 +189,7 @@ def ablation(
         told[name] = dict(zip(("depth_mse", "warp_error"), map(mean, zip(*found))))
     return told
 
-# %% ../nbs/15_evaluate.ipynb #add10056
+# %% ../nbs/15_evaluate.ipynb #b1eec406
 def evaluate(
     weights="tiny", # what `open_weights` takes
     clips=None, # name -> path, frames or `Case`; None: the test set
@@ -393,7 +208,7 @@ def evaluate(
             if report: report(name, style, told[name][style])
     return told
 
-# %% ../nbs/15_evaluate.ipynb #6e60bcef
+# %% ../nbs/15_evaluate.ipynb #50e3b7d6
 def summary(
     told: dict, # from `evaluate`
 ) -> dict: # figure -> style -> mean over the clips; the VAE's under "all"
@@ -420,7 +235,7 @@ def table(
         lines.append(f"| {text} | {' | '.join(cells)} | {aim} | {'yes' if ok else 'no'} |")
     return "\n".join(lines)
 
-# %% ../nbs/15_evaluate.ipynb #edc0335c
+# %% ../nbs/15_evaluate.ipynb #839d43be
 def main(argv=None):
     "Judge weights from the command line."
     parser = argparse.ArgumentParser(prog="live2diff_nb.evaluate", description="Print the table that weights are judged by.")
@@ -441,5 +256,5 @@ def main(argv=None):
         (args.out / "table.md").write_text(table(told) + "\n")
         (args.out / "figures.json").write_text(json.dumps(told, indent=1))
 
-# %% ../nbs/15_evaluate.ipynb #7df18d6c
+# %% ../nbs/15_evaluate.ipynb #fd3e9a56
 if __name__ == "__main__" and "__file__" in globals(): main()                  # not in a notebook
