@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TEST_CLIPS', 'TARGETS', 'TABLE2', 'open_weights', 'parts_in', 'test_clips', 'load_frames', 'Case', 'make_cases',
-           'judge', 'vae_psnr', 'forth_and_back', 'drift', 'ablation', 'evaluate', 'summary', 'table', 'main']
+           'judge', 'vae_psnr', 'forth_and_back', 'drift', 'ablation', 'table2', 'cache_line', 'evaluate', 'summary',
+           'table', 'main', 'write_report']
 
-# %% ../nbs/15_evaluate.ipynb #0b2b8805
+# %% ../nbs/15_evaluate.ipynb #b1e060a5
 import argparse
 import json
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from .unet import StreamUNet
 from .variants import one_by_one, translate, without_cache
 from .video import open_source
 
-# %% ../nbs/15_evaluate.ipynb #fba66c8a
+# %% ../nbs/15_evaluate.ipynb #d00077b4
 def open_weights(
     weights="tiny", # a `Live2Diff`, a name for `from_pretrained`, or a folder with unet/ and perhaps the other parts
     size: int = 256, # working size, pixels
@@ -51,7 +52,7 @@ def parts_in(
     return dict(**parts, tokenizer=CLIPTokenizer.from_pretrained(where("tokenizer")), scheduler=make_scheduler(config["prediction_type"]), styles=config["styles"],
                 max_timestep=config["max_timestep"], strength=config["strength"], fixed_noise=config["fixed_noise"], factor=parts["vae"].config.factor)
 
-# %% ../nbs/15_evaluate.ipynb #58f0a786
+# %% ../nbs/15_evaluate.ipynb #06cd0dc4
 TEST_CLIPS = ("carphone_pristine.mp4", "bikes.mp4")
 
 def test_clips() -> dict: # name -> path
@@ -69,7 +70,7 @@ def load_frames(
     "The first frames of a clip at the working size."
     return [fit_frame(frame, size, size) for frame in open_source(str(path), limit=frames)]
 
-# %% ../nbs/15_evaluate.ipynb #2521e054
+# %% ../nbs/15_evaluate.ipynb #7a18c40b
 class Case:
     "A clip with its motion, depth and teachers' paintings."
 
@@ -90,7 +91,7 @@ class Case:
         if name not in self.paintings: self.paintings[name] = [self.teachers[name](frame) for frame in self.frames]
         return self.paintings[name]
 
-# %% ../nbs/15_evaluate.ipynb #54b3a048
+# %% ../nbs/15_evaluate.ipynb #76215db2
 def make_cases(
     clips=None, # name -> path, frames, `Case`, or a clip of `RenderedClips`; None: the test set
     frames: int = 60, # of each clip, at most
@@ -104,7 +105,7 @@ def make_cases(
         return Case(clip[:frames] if isinstance(clip, list) else load_frames(clip, frames, size), estimator)
     return {name: make(clip) for name, clip in (test_clips() if clips is None else clips).items()}
 
-# %% ../nbs/15_evaluate.ipynb #60bd6203
+# %% ../nbs/15_evaluate.ipynb #bdbab03c
 TARGETS = { # name -> what it says, least, most
     "psnr": ("VAE reconstruction, PSNR in dB", 29, None),
     "warp_alone": ("warp error over frame by frame with fresh noise", None, 0.6),
@@ -131,7 +132,7 @@ def judge(
     return dict(warp_alone=warps["full"] / warps["alone"], warp_teacher=warps["full"] / warps["teacher"], depth=depths[0] / depths[1],
                 style=styles[0] / styles[1], sharp=sharp[0] / sharp[1], warps=warps, depths=depths, styles=styles)
 
-# %% ../nbs/15_evaluate.ipynb #a3e6c6bb
+# %% ../nbs/15_evaluate.ipynb #cea3ec72
 @torch.inference_mode()
 def vae_psnr(
     pipe: Live2Diff, # the weights
@@ -141,7 +142,7 @@ def vae_psnr(
     pictures = pipe.to_pictures(list(frames)).split(8)
     return psnr(frames, [frame for part in pictures for frame in pipe.to_frames(vae_encode(pipe.vae, part))])
 
-# %% ../nbs/15_evaluate.ipynb #1b627dba
+# %% ../nbs/15_evaluate.ipynb #68381be0
 def forth_and_back(
     frames: list, # at least 51 are needed for a period of 100
     count: int, # how many to give
@@ -164,7 +165,7 @@ def drift(
     first, last = ((style_distance(part, manner), depth_mse(before, part, case.estimator)) for part in (out[:100], out[count // 100 * 100 - 100:count // 100 * 100]))
     return dict(drift_style=last[0] / first[0], drift_depth=last[1] / first[1])
 
-# %% ../nbs/15_evaluate.ipynb #cedb5785
+# %% ../nbs/15_evaluate.ipynb #99be1cc7
 TABLE2 = {"A": dict(warmup=0, depth=False), "B": dict(slide=True, depth=False), "C": dict(depth=False), "D": {}}
 
 def ablation(
@@ -189,7 +190,24 @@ def ablation(
         told[name] = dict(zip(("depth_mse", "warp_error"), map(mean, zip(*found))))
     return told
 
-# %% ../nbs/15_evaluate.ipynb #b1eec406
+# %% ../nbs/15_evaluate.ipynb #f245cb92
+def table2(
+    rows: dict, # from `ablation`
+) -> str: # Markdown
+    "The settings of Table 2, and their order beside the paper's."
+    lines = ["| setting | depth MSE | warp error |", "|---|---|---|"]
+    lines += [f"| {name} | {row['depth_mse']:.5f} | {row['warp_error']:.6f} |" for name, row in rows.items()]
+    order = {figure: sorted(rows, key=lambda name: -rows[name][figure]) for figure in ("depth_mse", "warp_error")}
+    return "\n".join(lines) + f"\n\nFrom worst to best: by depth {' '.join(order['depth_mse'])}, by warp error {' '.join(order['warp_error'])}; in the paper B A C D and B A C D."
+
+def cache_line(
+    cost: dict, # from `variants.without_cache`
+) -> str:
+    "What the cache saves, in a sentence."
+    return (f"Without the cache the output differs by {max(cost['window_gap'], cost['rebuilt_gap']):.1g} of its largest value; a window anew takes {cost['anew']:.3f} s a frame, "
+            f"a cached step {cost['cached']:.3f} s: {cost['ratio']:.1f} times (the paper's Table 3: 20.43 s and 0.06 s).")
+
+# %% ../nbs/15_evaluate.ipynb #f843c14b
 def evaluate(
     weights="tiny", # what `open_weights` takes
     clips=None, # name -> path, frames or `Case`; None: the test set
@@ -208,7 +226,7 @@ def evaluate(
             if report: report(name, style, told[name][style])
     return told
 
-# %% ../nbs/15_evaluate.ipynb #50e3b7d6
+# %% ../nbs/15_evaluate.ipynb #24606deb
 def summary(
     told: dict, # from `evaluate`
 ) -> dict: # figure -> style -> mean over the clips; the VAE's under "all"
@@ -235,7 +253,7 @@ def table(
         lines.append(f"| {text} | {' | '.join(cells)} | {aim} | {'yes' if ok else 'no'} |")
     return "\n".join(lines)
 
-# %% ../nbs/15_evaluate.ipynb #839d43be
+# %% ../nbs/15_evaluate.ipynb #bc389943
 def main(argv=None):
     "Judge weights from the command line."
     parser = argparse.ArgumentParser(prog="live2diff_nb.evaluate", description="Print the table that weights are judged by.")
@@ -246,15 +264,27 @@ def main(argv=None):
     parser.add_argument("--drift", type=int, default=0, help="frames of the long stream, 200 or more; 0 leaves it out (default)")
     parser.add_argument("--size", type=int, default=256, help="working size in pixels (default: 256)")
     parser.add_argument("--out", type=Path, help="folder for table.md and figures.json")
+    parser.add_argument("--parts", action="store_true", help="Table 2 of the paper too, and what the cache saves")
+    parser.add_argument("--without-warmup", help="for Table 2: folder of weights trained without the warmup")
+    parser.add_argument("--no-depth", help="for Table 2: folder of weights trained without depth")
     args = parser.parse_args(argv)
     show = lambda clip, style, figures: print(f"{clip}, {style}: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items() if k in TARGETS), flush=True)
     clips = {Path(path).stem: path for path in args.clips} if args.clips else None
-    told = evaluate(args.weights, clips, args.frames, args.styles, args.drift, args.size, show)
-    print(table(told))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "table.md").write_text(table(told) + "\n")
-        (args.out / "figures.json").write_text(json.dumps(told, indent=1))
+    cases = make_cases(clips, args.frames, args.size)
+    told = evaluate(args.weights, cases, args.frames, args.styles, args.drift, args.size, show)
+    page, figures = table(told), dict(told)
+    if args.parts:
+        figures = dict(clips=told, table2=ablation(args.weights, args.without_warmup, args.no_depth, cases, args.frames, args.styles, args.size),
+                       cache=without_cache(open_weights(args.weights, args.size), next(iter(cases.values())).frames[:24]))
+        page = "\n\n".join([page, table2(figures["table2"]), cache_line(figures["cache"])])
+    print(page)
+    if args.out: write_report(args.out, page, figures)
 
-# %% ../nbs/15_evaluate.ipynb #fd3e9a56
+def write_report(folder: Path, page: str, figures: dict):
+    "table.md and figures.json."
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(page + "\n")
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+
+# %% ../nbs/15_evaluate.ipynb #ad912ad3
 if __name__ == "__main__" and "__file__" in globals(): main()                  # not in a notebook
