@@ -7,7 +7,7 @@ __all__ = ['to_float', 'same_clips', 'psnr', 'dis_flow', 'RaftFlow', 'best_flow'
            'warp_error', 'unit_range', 'clip_depth', 'depth_mse', 'load_clip', 'clip_score', 'sharpness',
            'style_features', 'style_statistics', 'style_distance', 'latency_summary']
 
-# %% ../nbs/14_metrics.ipynb #d1b42023
+# %% ../nbs/14_metrics.ipynb #7ec31580
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-# %% ../nbs/14_metrics.ipynb #fb21f39d
+# %% ../nbs/14_metrics.ipynb #e2729d87
 def to_float(
     frames, # a clip: (n, h, w, 3) uint8, or a list of (h, w, 3)
 ) -> np.ndarray: # (n, h, w, 3) float32 in [0, 1]
@@ -27,7 +27,7 @@ def to_float(
         raise ValueError(f"a clip must be (n, h, w, 3) of uint8, got {frames.dtype} of shape {frames.shape}")
     return frames.astype(np.float32) / 255
 
-# %% ../nbs/14_metrics.ipynb #e22517d5
+# %% ../nbs/14_metrics.ipynb #3745818d
 def same_clips(
     a, # a clip
     b, # another one
@@ -37,7 +37,7 @@ def same_clips(
     if a.shape != b.shape: raise ValueError(f"the clips must have as many frames of one size, got {a.shape[:3]} and {b.shape[:3]}")
     return a, b
 
-# %% ../nbs/14_metrics.ipynb #3e17d183
+# %% ../nbs/14_metrics.ipynb #3c8150fb
 def psnr(
     a, # a clip
     b, # the clip it should equal
@@ -46,7 +46,7 @@ def psnr(
     a, b = same_clips(a, b)
     return float(np.mean([cv2.PSNR(x, y, 1.0) for x, y in zip(a, b)]))
 
-# %% ../nbs/14_metrics.ipynb #b4b2d65e
+# %% ../nbs/14_metrics.ipynb #736ec325
 def dis_flow(
     a: np.ndarray, # (h, w, 3) uint8
     b: np.ndarray, # (h, w, 3) uint8
@@ -55,7 +55,7 @@ def dis_flow(
     engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return engine.calc(*(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)), None)
 
-# %% ../nbs/14_metrics.ipynb #93081504
+# %% ../nbs/14_metrics.ipynb #766a5ab9
 class RaftFlow:
     "Dense flow by torchvision's RAFT, from a weights file on this machine; called as `dis_flow`."
     names = {"raft_small": "raft_small_C_T_V2-01064c6d.pth", "raft_large": "raft_large_C_T_SKHT_V2-ff5fadd5.pth"}
@@ -82,13 +82,13 @@ class RaftFlow:
         pictures = torch.nn.functional.pad(pictures, (0, -w % 8, 0, -h % 8), mode="replicate")
         return self.model(pictures[:1], pictures[1:])[-1][0, :, :h, :w].permute(1, 2, 0).cpu().numpy()
 
-# %% ../nbs/14_metrics.ipynb #ffdda347
+# %% ../nbs/14_metrics.ipynb #29e39b16
 def best_flow():
     "RAFT where its weights are on this machine, else DIS."
     try: return RaftFlow()
     except FileNotFoundError: return dis_flow
 
-# %% ../nbs/14_metrics.ipynb #465b6969
+# %% ../nbs/14_metrics.ipynb #cbb5681d
 def warp(
     picture: np.ndarray, # (h, w, c), any type that OpenCV takes
     flow: np.ndarray, # (h, w, 2): where each pixel's colour is fetched from, relative to itself
@@ -98,7 +98,7 @@ def warp(
     there = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32) + flow.astype(np.float32)
     return cv2.remap(picture, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-# %% ../nbs/14_metrics.ipynb #d30975f1
+# %% ../nbs/14_metrics.ipynb #9ae57ebb
 def seen_before(
     back: np.ndarray, # (h, w, 2) flow from this frame to the previous one
     forth: np.ndarray, # (h, w, 2) flow from the previous frame to this one
@@ -111,7 +111,7 @@ def seen_before(
     gap, size = ((back + there) ** 2).sum(-1), (back ** 2).sum(-1) + (there ** 2).sum(-1)
     return inside & (gap < 0.01 * size + 0.5)
 
-# %% ../nbs/14_metrics.ipynb #3693a03b
+# %% ../nbs/14_metrics.ipynb #ad5b29a6
 class Motion(NamedTuple):
     "How a clip gets from one frame to the next."
     back: np.ndarray # (h, w, 2) flow from the next frame to this one, pixels
@@ -126,7 +126,7 @@ def motion(
     pairs = [(flow(b, a), flow(a, b)) for a, b in zip(frames, frames[1:])]
     return [Motion(back, seen_before(back, forth)) for back, forth in pairs]
 
-# %% ../nbs/14_metrics.ipynb #ce783959
+# %% ../nbs/14_metrics.ipynb #c246e976
 def warp_error(
     outputs, # the clip to be judged, (n, h, w, 3) uint8
     moves: list[Motion], # motion of the input, n - 1
@@ -139,7 +139,7 @@ def warp_error(
     total = sum(float((((warp(a, m.back) - b) ** 2).mean(-1) * m.seen).sum(dtype=np.float64)) for a, b, m in zip(frames, frames[1:], moves))
     return total / max(1, sum(int(m.seen.sum()) for m in moves))
 
-# %% ../nbs/14_metrics.ipynb #9bb964df
+# %% ../nbs/14_metrics.ipynb #cdd67c38
 def unit_range(
     depth: np.ndarray, # (n, h, w) inverse depth of a sequence
 ) -> np.ndarray: # the same, from 0 to 1
@@ -158,7 +158,7 @@ def clip_depth(
     like = next(estimator.parameters(), pictures)
     return unit_range(torch.cat([estimator(part.to(like)).float().cpu() for part in pictures.split(batch)]).numpy())
 
-# %% ../nbs/14_metrics.ipynb #21fbd356
+# %% ../nbs/14_metrics.ipynb #9cd3ea72
 def depth_mse(
     inputs, # a clip, or its depth (n, h, w) as `clip_depth` gives it
     outputs, # the translated clip
@@ -170,7 +170,7 @@ def depth_mse(
     if before.shape != after.shape: raise ValueError(f"the depth maps must match, got {before.shape} and {after.shape}")
     return float(((before - after) ** 2).mean())
 
-# %% ../nbs/14_metrics.ipynb #a07a0bc2
+# %% ../nbs/14_metrics.ipynb #b46860b2
 def load_clip(
     name: str = "openai/clip-vit-base-patch32", # a folder, or a name in the local cache
 ) -> tuple: # model, processor
@@ -193,7 +193,7 @@ def clip_score(
     out = getattr(out, "pooler_output", out)
     return 100 * float(torch.cosine_similarity(out[:-1], out[1:]).mean())
 
-# %% ../nbs/14_metrics.ipynb #1076ff1b
+# %% ../nbs/14_metrics.ipynb #0f82c862
 def sharpness(
     frames, # a clip, (n, h, w, 3) uint8
 ) -> float: # brightness in 0..1 per pixel
@@ -201,7 +201,7 @@ def sharpness(
     grey = to_float(frames) @ np.array([0.299, 0.587, 0.114], np.float32)
     return float(np.hypot(*np.gradient(grey, axis=(1, 2))).mean())
 
-# %% ../nbs/14_metrics.ipynb #8f9b9ce9
+# %% ../nbs/14_metrics.ipynb #0e087778
 def style_features(
     picture: np.ndarray, # (h, w, 3) float32 in [0, 1]
 ) -> np.ndarray: # (h, w, 9) float32, the first one is 1 everywhere
@@ -214,7 +214,7 @@ def style_features(
     features = [np.ones_like(light), light, lab[..., 1], lab[..., 2], 8 * np.abs(dx), 8 * np.abs(dy), 8 * np.hypot(dx, dy), 8 * np.abs(spots), 8 * colour]
     return np.stack(features, -1)
 
-# %% ../nbs/14_metrics.ipynb #14510220
+# %% ../nbs/14_metrics.ipynb #8046ef9b
 def style_statistics(
     frames, # a clip, (n, h, w, 3) uint8
     scales: int = 3, # the picture, and halved again and again
@@ -230,7 +230,7 @@ def style_statistics(
         total.append(np.concatenate(grams))
     return np.mean(total, 0)
 
-# %% ../nbs/14_metrics.ipynb #2fae379b
+# %% ../nbs/14_metrics.ipynb #b3c7a811
 def style_distance(
     a, # a clip, or its `style_statistics`
     b, # another one, of any length and size
@@ -240,7 +240,7 @@ def style_distance(
     root = lambda x: np.sign(x) * np.sqrt(np.abs(x))
     return float(np.sqrt(np.mean((root(a) - root(b)) ** 2)))
 
-# %% ../nbs/14_metrics.ipynb #0da700f9
+# %% ../nbs/14_metrics.ipynb #ff5303b2
 def latency_summary(
     seconds, # how long each frame took or waited
 ) -> dict: # mean, median, p95, worst: seconds; fps: frames a second
