@@ -7,7 +7,7 @@ __all__ = ['TEST_CLIPS', 'TARGETS', 'TABLE2', 'open_weights', 'parts_in', 'test_
            'judge', 'vae_psnr', 'forth_and_back', 'drift', 'ablation', 'table2', 'cache_line', 'evaluate', 'summary',
            'table', 'main', 'write_report']
 
-# %% ../nbs/15_evaluate.ipynb #b1e060a5
+# %% ../nbs/15_evaluate.ipynb #999aaefb
 import argparse
 import json
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ from .unet import StreamUNet
 from .variants import one_by_one, translate, without_cache
 from .video import open_source
 
-# %% ../nbs/15_evaluate.ipynb #d00077b4
+# %% ../nbs/15_evaluate.ipynb #8e2aa6e5
 def open_weights(
     weights="tiny", # a `Live2Diff`, a name for `from_pretrained`, or a folder with unet/ and perhaps the other parts
     size: int = 256, # working size, pixels
@@ -52,7 +52,7 @@ def parts_in(
     return dict(**parts, tokenizer=CLIPTokenizer.from_pretrained(where("tokenizer")), scheduler=make_scheduler(config["prediction_type"]), styles=config["styles"],
                 max_timestep=config["max_timestep"], strength=config["strength"], fixed_noise=config["fixed_noise"], factor=parts["vae"].config.factor)
 
-# %% ../nbs/15_evaluate.ipynb #06cd0dc4
+# %% ../nbs/15_evaluate.ipynb #d282d113
 TEST_CLIPS = ("carphone_pristine.mp4", "bikes.mp4")
 
 def test_clips() -> dict: # name -> path
@@ -70,7 +70,7 @@ def load_frames(
     "The first frames of a clip at the working size."
     return [fit_frame(frame, size, size) for frame in open_source(str(path), limit=frames)]
 
-# %% ../nbs/15_evaluate.ipynb #7a18c40b
+# %% ../nbs/15_evaluate.ipynb #41384d91
 class Case:
     "A clip with its motion, depth and teachers' paintings."
 
@@ -91,7 +91,7 @@ class Case:
         if name not in self.paintings: self.paintings[name] = [self.teachers[name](frame) for frame in self.frames]
         return self.paintings[name]
 
-# %% ../nbs/15_evaluate.ipynb #76215db2
+# %% ../nbs/15_evaluate.ipynb #8a3112da
 def make_cases(
     clips=None, # name -> path, frames, `Case`, or a clip of `RenderedClips`; None: the test set
     frames: int = 60, # of each clip, at most
@@ -105,7 +105,7 @@ def make_cases(
         return Case(clip[:frames] if isinstance(clip, list) else load_frames(clip, frames, size), estimator)
     return {name: make(clip) for name, clip in (test_clips() if clips is None else clips).items()}
 
-# %% ../nbs/15_evaluate.ipynb #bdbab03c
+# %% ../nbs/15_evaluate.ipynb #f7394363
 TARGETS = { # name -> what it says, least, most
     "psnr": ("VAE reconstruction, PSNR in dB", 29, None),
     "warp_alone": ("warp error over frame by frame with fresh noise", None, 0.6),
@@ -132,7 +132,7 @@ def judge(
     return dict(warp_alone=warps["full"] / warps["alone"], warp_teacher=warps["full"] / warps["teacher"], depth=depths[0] / depths[1],
                 style=styles[0] / styles[1], sharp=sharp[0] / sharp[1], warps=warps, depths=depths, styles=styles)
 
-# %% ../nbs/15_evaluate.ipynb #cea3ec72
+# %% ../nbs/15_evaluate.ipynb #e528dc1d
 @torch.inference_mode()
 def vae_psnr(
     pipe: Live2Diff, # the weights
@@ -142,7 +142,7 @@ def vae_psnr(
     pictures = pipe.to_pictures(list(frames)).split(8)
     return psnr(frames, [frame for part in pictures for frame in pipe.to_frames(vae_encode(pipe.vae, part))])
 
-# %% ../nbs/15_evaluate.ipynb #68381be0
+# %% ../nbs/15_evaluate.ipynb #995f16d7
 def forth_and_back(
     frames: list, # at least 51 are needed for a period of 100
     count: int, # how many to give
@@ -165,7 +165,7 @@ def drift(
     first, last = ((style_distance(part, manner), depth_mse(before, part, case.estimator)) for part in (out[:100], out[count // 100 * 100 - 100:count // 100 * 100]))
     return dict(drift_style=last[0] / first[0], drift_depth=last[1] / first[1])
 
-# %% ../nbs/15_evaluate.ipynb #99be1cc7
+# %% ../nbs/15_evaluate.ipynb #63741ffe
 TABLE2 = {"A": dict(warmup=0, depth=False), "B": dict(slide=True, depth=False), "C": dict(depth=False), "D": {}}
 
 def ablation(
@@ -190,7 +190,7 @@ def ablation(
         told[name] = dict(zip(("depth_mse", "warp_error"), map(mean, zip(*found))))
     return told
 
-# %% ../nbs/15_evaluate.ipynb #f245cb92
+# %% ../nbs/15_evaluate.ipynb #c08495a4
 def table2(
     rows: dict, # from `ablation`
 ) -> str: # Markdown
@@ -207,7 +207,7 @@ def cache_line(
     return (f"Without the cache the output differs by {max(cost['window_gap'], cost['rebuilt_gap']):.1g} of its largest value; a window anew takes {cost['anew']:.3f} s a frame, "
             f"a cached step {cost['cached']:.3f} s: {cost['ratio']:.1f} times (the paper's Table 3: 20.43 s and 0.06 s).")
 
-# %% ../nbs/15_evaluate.ipynb #f843c14b
+# %% ../nbs/15_evaluate.ipynb #72410e50
 def evaluate(
     weights="tiny", # what `open_weights` takes
     clips=None, # name -> path, frames or `Case`; None: the test set
@@ -226,7 +226,7 @@ def evaluate(
             if report: report(name, style, told[name][style])
     return told
 
-# %% ../nbs/15_evaluate.ipynb #24606deb
+# %% ../nbs/15_evaluate.ipynb #4ef94f99
 def summary(
     told: dict, # from `evaluate`
 ) -> dict: # figure -> style -> mean over the clips; the VAE's under "all"
@@ -253,7 +253,7 @@ def table(
         lines.append(f"| {text} | {' | '.join(cells)} | {aim} | {'yes' if ok else 'no'} |")
     return "\n".join(lines)
 
-# %% ../nbs/15_evaluate.ipynb #bc389943
+# %% ../nbs/15_evaluate.ipynb #acfc3b09
 def main(argv=None):
     "Judge weights from the command line."
     parser = argparse.ArgumentParser(prog="live2diff_nb.evaluate", description="Print the table that weights are judged by.")
@@ -286,5 +286,5 @@ def write_report(folder: Path, page: str, figures: dict):
     (folder / "table.md").write_text(page + "\n")
     (folder / "figures.json").write_text(json.dumps(figures, indent=1))
 
-# %% ../nbs/15_evaluate.ipynb #ad912ad3
+# %% ../nbs/15_evaluate.ipynb #b3f5b4cc
 if __name__ == "__main__" and "__file__" in globals(): main()                  # not in a notebook

@@ -6,7 +6,7 @@
 __all__ = ['without_depth', 'SlidingDenoiser', 'SlidingSession', 'translate', 'one_by_one', 'denoise_chunk', 'fresh_engine',
            'latents_of', 'stream_latents', 'Recomputed', 'window_anew', 'without_cache']
 
-# %% ../nbs/14a_variants.ipynb #a48a737c
+# %% ../nbs/14a_variants.ipynb #98b3065c
 import time
 from contextlib import contextmanager
 from statistics import median
@@ -21,7 +21,7 @@ from .stream import StreamDenoiser
 from .temporal import ChunkView
 from .unet import StreamUNet, chunk_views
 
-# %% ../nbs/14a_variants.ipynb #71dbc156
+# %% ../nbs/14a_variants.ipynb #5edcebf2
 @contextmanager
 def without_depth(
     unet: StreamUNet, # whose depth adapter is silenced inside the `with`
@@ -31,7 +31,7 @@ def without_depth(
     try: yield
     finally: del unet.encode_depth
 
-# %% ../nbs/14a_variants.ipynb #60afb8ac
+# %% ../nbs/14a_variants.ipynb #9275768a
 class SlidingDenoiser(StreamDenoiser):
     "After the warmup its slots join the ring."
 
@@ -49,7 +49,7 @@ class SlidingSession(Session):
         sliding.count = e.count
         return sliding
 
-# %% ../nbs/14a_variants.ipynb #02dab30e
+# %% ../nbs/14a_variants.ipynb #0eaaaf01
 def translate(
     pipe: Live2Diff, # the weights
     frames, # (h, w, 3) uint8 each
@@ -68,7 +68,7 @@ def translate(
         with without_depth(pipe.unet): return list(pipe._run(frames, session, None))
     finally: pipe.warmup = usual
 
-# %% ../nbs/14a_variants.ipynb #aeadb4ad
+# %% ../nbs/14a_variants.ipynb #d9a57cd2
 @torch.inference_mode()
 def one_by_one(
     pipe: Live2Diff, # the weights
@@ -101,7 +101,7 @@ def denoise_chunk(
         if k + 1 < engine.rows: x = add_noise(engine.scalings, k + 1, x0, noise[k + 1])
     return x0
 
-# %% ../nbs/14a_variants.ipynb #f4225225
+# %% ../nbs/14a_variants.ipynb #927a0cfb
 def fresh_engine(
     pipe: Live2Diff, # the weights
     style: str, # one of `pipe.styles`
@@ -133,7 +133,7 @@ def stream_latents(
         seconds.append(time.perf_counter() - began)
     return torch.cat([x0 for x0 in results + engine.drain() if x0 is not None]), seconds[engine.rows:]
 
-# %% ../nbs/14a_variants.ipynb #6c8453f2
+# %% ../nbs/14a_variants.ipynb #9419febe
 class Recomputed:
     "Inside the `with`, keys and values of all visible frames are computed anew from the stored inputs of each temporal layer."
 
@@ -167,7 +167,7 @@ class Recomputed:
             for cached, project in zip(view.kv[:, row], (layer.to_k, layer.to_v)):
                 cached.copy_(layer.split(project(kept)).permute(1, 2, 0, 3))              # (locations, heads, L, head)
 
-# %% ../nbs/14a_variants.ipynb #7bb5e4bf
+# %% ../nbs/14a_variants.ipynb #08edfb25
 @torch.inference_mode()
 def window_anew(
     engine: StreamDenoiser, # with its prompt
