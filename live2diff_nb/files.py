@@ -173,8 +173,8 @@ def check_fit(
 
 def why_not(expected: dict, found: dict, wrong: dict) -> str:
     "The likely reason, and what to do."
-    for name in wrong["unexpected"]:
-        tail = next((key for key in expected if name.endswith("." + key)), None)
+    for name in sorted(wrong["unexpected"]):
+        tail = max((key for key in expected if name.endswith("." + key)), key=len, default=None)
         if tail:
             return f"its names begin with {name[: -len(tail)]!r}: save the model without its wrapper, or cut that prefix off"
     if wrong["of another shape"]:
