@@ -225,7 +225,9 @@ def test_dpt_agrees_with_transformers():
     frames = torch.rand(1, 3, 96, 96)
     with torch.no_grad(): mine, reference = ours(frames), theirs(2 * frames - 1).predicted_depth
     assert mine.shape == reference.shape and mine.std() > 1e-4
-    assert (mine - reference).norm() / (reference - reference.mean()).norm() < 1e-3
+    error = (mine - reference).norm() / (reference - reference.mean()).norm()    # of what varies in it, stricter than of the whole
+    print(f"relative difference {error:.1e}, of the whole {(mine - reference).norm() / reference.norm():.1e}")
+    assert error <= 1e-4
 
 def test_dpt_takes_other_sizes():
     with torch.no_grad(): depth = DPTHybrid(64).eval()(torch.rand(1, 3, 40, 56))

@@ -104,6 +104,22 @@ def test_every_layout_says_the_same(tmp_path, layout):
     assert kohya.keys() == other.keys() and all(torch.equal(layer.delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:])), other[k].delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:]))) for k, layer in kohya.items())
 
 
+def test_lcm_lora_is_put_in_for_good(tmp_path):
+    "`from_pretrained(lcm_lora=file)`: each weight is W + alpha / rank * up @ down, by hand; nothing else changes, and nothing can be taken out."
+    files = write_rehearsal(tmp_path / "set")
+    plain = Live2Diff.from_pretrained(**files, device="cpu", height=64, width=64)
+    parts = factors(plain.unet, LAYERS, 1)
+    path = save_layout(tmp_path / "pytorch_lora_weights.safetensors", parts, "kohya")
+    before = plain.unet.state_dict()
+    for place in (path, tmp_path):                                        # the file, or the folder that holds it
+        pipe = Live2Diff.from_pretrained(**files, lcm_lora=place, device="cpu", height=64, width=64)
+        assert pipe.lora == {} and not pipe.loras.base
+        for name, weight in pipe.unet.state_dict().items():
+            down, up = parts.get(name.removesuffix(".weight"), (None, None)) if name.endswith(".weight") else (None, None)
+            if down is None: assert torch.equal(weight, before[name]), name
+            else: assert relative(weight - before[name], 2.0 / 4 * (up.flatten(1) @ down.flatten(1)).view(weight.shape)) < 1e-4, name
+
+
 def test_text_encoder_and_motion_modules(tmp_path):
     files = write_rehearsal(tmp_path / "set")
     pipe = Live2Diff.from_pretrained(**files, device="cpu", height=64, width=64)

@@ -5,9 +5,11 @@ import sys
 import pytest
 import torch
 
+from helpers import relative, toy_unet
 from live2diff_nb.lcm import (PREDICTION_TYPES, RowScalings, add_noise, consistency, lcm_timesteps, make_scheduler, pick_timesteps,
                               predict_x0, row_scalings)
 from live2diff_nb.masks import MODES, receptive_field, temporal_mask
+from live2diff_nb.stream import StreamDenoiser
 
 SIZES = (1, 2, 3, 7, 8, 9, 16, 33)
 
@@ -226,6 +228,34 @@ def test_consistency_step_agrees_with_diffusers(kind, shape, timesteps):
     ours = consistency(x_t, predict_x0(said, x_t, scalings, kind), scalings)
     for k, t in enumerate(timesteps):
         torch.testing.assert_close(ours[k], scheduler.step(said[k], t, x_t[k]).denoised, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", (2, 4))
+@pytest.mark.parametrize("kind", ("epsilon", "sample"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_whole_runs_are_diffusers_scheduler_step_by_step(kind, steps, dtype):
+    "A nonlinear network, the scheduler's own timesteps, and the noise that its generator gives: after each step the same latents, and in the engine the same picture."
+    theirs, x0, said = make_scheduler(kind), randn(1, 4, 16, 16, seed=8).to(dtype), lambda x, t: torch.sin(3 * x.flip(-1)) + x.roll(1, -2) * (t / 1000)
+    theirs.set_timesteps(steps)
+    timesteps = theirs.timesteps.tolist()
+    assert timesteps == lcm_timesteps(make_scheduler(kind), steps)
+    scalings, encode = row_scalings(make_scheduler(kind), timesteps, dtype=dtype), randn(1, 4, 16, 16, seed=9).to(dtype)
+    replay, generator = torch.Generator().manual_seed(10), torch.Generator().manual_seed(10)
+    inject = [torch.randn(x0.shape, generator=replay, dtype=dtype) for _ in timesteps[1:]]
+    start = x = add_noise(scalings, 0, x0, encode)
+    assert relative(x, theirs.add_noise(x0, encode, torch.tensor(timesteps[:1]))) <= 1e-6
+    other, errors = start, []
+    for k, t in enumerate(timesteps):
+        row = scalings.rows(k)
+        ours = consistency(x, predict_x0(said(x, t), x, row, kind), row)
+        out = theirs.step(said(other, t), t, other, generator=generator)
+        x, other = ours if k + 1 == steps else add_noise(scalings, k + 1, ours, inject[k]), out.prev_sample
+        errors += [relative(ours, out.denoised), relative(x, other)]
+    print(f"{kind}, {steps} steps, {dtype}: largest relative difference {max(errors):.1e}")
+    assert max(errors) <= 1e-6
+    engine = StreamDenoiser(toy_unet().to(dtype), timesteps, window=4, warmup=0, scheduler=make_scheduler(kind), runner=lambda x, t, *rest: said(x, t.view(-1, 1, 1, 1)))
+    engine.warm_up(x0[:0], x0[:0], torch.zeros(1, 5, 16, dtype=dtype))
+    assert relative(engine.step_sequential(x0, x0, dict(encode=encode, inject=torch.stack(inject))), other) <= 1e-6
 
 
 def test_one_row_at_a_time_is_the_same_as_all_rows(scheduler):

@@ -146,6 +146,36 @@ def test_hub_id_out_of_the_cache(files, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cannot be downloaded"): Live2Diff.from_pretrained("nobody/nothing", **SMALL)
 
 
+def test_an_official_yaml_as_a_pipeline(files, pipe, tmp_path, monkeypatch):
+    "A config over its base, with its paths, template, steps and window; and settings that win over it."
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base_config.yaml").write_text(f"""
+pretrained_model_path: "{files['name']}"
+motion_module_path: "{files['motion']}"
+unet_additional_kwargs:
+  motion_module_kwargs: {{num_attention_heads: 8, attention_kwargs: {{window_size: 12, sink_size: 4}}}}
+noise_scheduler_kwargs: {{num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.012, beta_schedule: "linear", steps_offset: 1, clip_sample: False}}
+""")
+    (tmp_path / "configs" / "style.yaml").write_text("""
+base: "./configs/base_config.yaml"
+prompt_template: "masterpiece, {}"
+third_party_dict: {clip_skip: 2}
+num_inference_steps: 50
+t_index_list: [30, 36, 42]
+""")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = Live2Diff.from_config(tmp_path / "configs" / "style.yaml", vae=files["vae"], **SMALL)
+        other = Live2Diff.from_config(tmp_path / "configs" / "style.yaml", vae=files["vae"], clip_skip=1, **SMALL)
+    assert (made.window, made.warmup, made.clip_skip, other.clip_skip) == (12, 4, 2, 1)
+    assert made.schedule == {"t_index_list": [30, 36, 42], "num_inference_steps": 50} and made.styles == {"style": "masterpiece, {prompt}"}
+    assert made.scheduler.config.beta_schedule == "linear" and made.unet.config.motion_heads == 8
+    assert same_state(made.unet.state_dict(), pipe.unet.state_dict())
+    out = list(made.stream(CLIP, prompt="a cat"))
+    assert len(out) == len(CLIP) and out[-1].std() > 0
+
+
 def test_saved_and_loaded_again_is_the_same_to_the_bit(files, pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "saved")
     again = Live2Diff.from_pretrained(tmp_path / "saved", device="cpu")
