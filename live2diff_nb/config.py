@@ -104,7 +104,7 @@ class Needed(NamedTuple):
     "A file or repository that real weights need."
     what: str            # for the reader
     source: str          # hub id or address
-    size: int            # bytes, about
+    size: int            # bytes, as remembered
     patterns: list       # which files of a repository; empty: to be fetched by hand
     sha256: str = ""     # where known
     note: str = ""       # what to do by hand
@@ -136,11 +136,11 @@ def downloaded(
 def download_list() -> str:
     "What is needed, from where, how large, and whether it is here."
     rows = [f"{'here' if downloaded(n) else 'to do':6} {n.size / 1e9:5.2f} GB  {n.what:24} {n.source}{chr(10) + ' ' * 17 + n.note if n.note else ''}" for n in NEEDED]
-    return "\n".join(rows)
+    return "\n".join([*rows, "Names and sizes are as remembered on writing: check the page."])
 
 
 def download() -> list[str]:
-    "Fetch what can be fetched into the hub's cache; what is half there is resumed. Returns what failed, one sentence each."
+    "Fetch what can be fetched into the hub's cache; its library goes on with what is half there. Returns what failed, one sentence each."
     failed = []
     for need in NEEDED:
         if not need.patterns: continue
