@@ -7,8 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 
-from live2diff_nb.rehearse import write_rehearsal
+from helpers import relative
+from live2diff_nb.rehearse import FULL, sd_config, split_unet, write_rehearsal
+from live2diff_nb.unet import StreamUNet, chunk_views
 
 LOAD = """
 import json, resource, sys, torch
@@ -55,3 +59,19 @@ def test_a_full_size_pair_loads_whole_and_lean(tmp_path):
     assert report["names"] and report["bits"] and report["saved"]
     assert report["peak"] <= 1.2 * report["model"]
     assert abs(report["estimate"] - report["settled"]) <= 0.1 * report["settled"]
+
+
+@pytest.mark.skipif(psutil.virtual_memory().available < 8 * 2**30, reason="needs 8 GB of free memory")
+def test_at_full_size_without_motion_it_is_diffusers_unet():
+    "One frame of 16 x 16 latents; the tensors are shared, the motion modules' output is zero."
+    with torch.device("meta"):
+        ours, theirs = StreamUNet(**FULL).eval(), UNet2DConditionModel(**{k: v for k, v in sd_config(FULL).items() if not k.startswith("_")}).eval()
+    state = {k: torch.empty(v.shape).uniform_(-1.7, 1.7).mul_(v[0].numel() ** -0.5) if v.ndim > 1 else torch.full(v.shape, float(k.endswith("weight"))) for k, v in ours.state_dict().items()}
+    for name, value in state.items():
+        if "temporal_transformer.proj_out" in name: value.zero_()
+    ours.load_state_dict(state, assign=True), theirs.load_state_dict(split_unet(state)[0], assign=True)
+    g = torch.Generator().manual_seed(0)
+    x, text, t = torch.randn(1, 4, 16, 16, generator=g), torch.randn(1, 77, 768, generator=g), torch.tensor([399])
+    with torch.no_grad(): error = relative(ours(x, t, text, torch.zeros(1, 320, 16, 16), chunk_views(ours, 1)), theirs(x, t, text).sample)
+    print(f"relative difference {error:.1e}")
+    assert error <= 1e-5
