@@ -140,20 +140,31 @@ class Method(nn.Module):
 
 # %% ../nbs/17_onnx.ipynb #bf6354c4
 class OnnxMethod:
-    "A method of a model in onnxruntime for inputs of one shape, and in torch for all others. Put it in the method's place."
+    "A convolutional method in onnxruntime, upper and lower half on a core each; inputs of other shapes in torch. Put it in the method's place."
     def __init__(self,
-        owner: nn.Module, # the torch model on the CPU; its weights are copied into the session
-        name: str,        # of the method
-        path: Path,       # of the graph, from `save_graph` of `Method(owner, name)`
+        owner: nn.Module,  # the torch model on the CPU; its weights are copied into the session
+        name: str,         # of the method
+        path: Path,        # of the graph, from `save_graph` of `Method(owner, name)`
+        shape: tuple,      # (1, c, h, w) of the input; a graph of fewer rows than h works on overlapping halves
+        pool: ThreadPoolExecutor,  # takes the lower half
     ):
         self.torch, self.weights = getattr(owner, name), graph_weights(path, Method(owner, name))
-        self.session = open_session(path, self.weights)
+        self.session, self.shape, self.pool = open_session(path, self.weights), shape, pool
         self.input, = self.session.get_inputs()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if list(x.shape) != self.input.shape:
-            return self.torch(x)
+    def run(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.session.run(None, {self.input.name: x.contiguous().numpy()})[0])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if tuple(x.shape) != self.shape:
+            return self.torch(x)
+        rows, height = self.input.shape[2], x.shape[2]
+        if rows == height:
+            return self.run(x)
+        lower = self.pool.submit(self.run, x[:, :, -rows:])
+        upper = self.run(x[:, :, :rows])
+        half = upper.shape[2] * height // rows // 2                        # rows of the result that each half gives
+        return torch.cat([upper[:, :, :half], lower.result()[:, :, -half:]], 2)
 
 # %% ../nbs/17_onnx.ipynb #0b29c6bd
 def export_graphs(
@@ -163,5 +174,6 @@ def export_graphs(
     from live2diff_nb.weights import GRAPHS, load_models, owner_of
     models = load_models("tiny", device="cpu", graphs=False)
     export_step(models["unet"], folder / "step.onnx", tokens=models["tokenizer"].model_max_length)
-    for name, (owner, method, shape) in GRAPHS.items():
-        save_graph(Method(owner_of(models, owner), method).eval(), (torch.zeros(shape),), folder / f"{name}.onnx")
+    for name, (owner, method, (n, channels, height, width), rows) in GRAPHS.items():
+        x = torch.zeros(n, channels, rows, width)
+        save_graph(Method(owner_of(models, owner), method).eval(), (x,), folder / f"{name}.onnx")

@@ -208,8 +208,8 @@ def load_part(
     return kind.from_pretrained(folder, torch_dtype=dtype).to(device).eval().requires_grad_(False)
 
 # %% ../nbs/09_weights.ipynb #700207f0
-GRAPHS = dict(encode=("vae.encoder", "forward", (1, 3, 256, 256)), decode=("vae.decoder", "forward", (1, 4, 64, 64)),
-              depth=("depth", "inverse_depth", (1, 3, 128, 128)))      # of the embedded model: whose method, at which input
+GRAPHS = dict(encode=("vae.encoder", "forward", (1, 3, 256, 256), 152), decode=("vae.decoder", "forward", (1, 4, 64, 64), 40),
+              depth=("depth", "inverse_depth", (1, 3, 128, 128), 128))  # whose method, at which input, and how many rows at once
 
 
 def owner_of(
@@ -229,7 +229,8 @@ def cpu_runner(
     if unet.device.type != "cpu" or unet.dtype != torch.float32 or find_spec("onnxruntime") is None:
         return None
     from live2diff_nb.onnx_step import OnnxMethod, OnnxStep               # chapter 17 stands after this one
-    for name, (path, method, _) in GRAPHS.items():
+    step = OnnxStep(unet, TINY / "step.onnx", window=16)
+    for name, (path, method, shape, _) in GRAPHS.items():
         owner = owner_of(parts, path)
-        setattr(owner, method, OnnxMethod(owner, method, TINY / f"{name}.onnx"))
-    return OnnxStep(unet, TINY / "step.onnx", window=16)
+        setattr(owner, method, OnnxMethod(owner, method, TINY / f"{name}.onnx", shape, step.pool))
+    return step
