@@ -95,7 +95,8 @@ class OnnxStep:
         self.unet, self.path, self.window = unet, path, window
         self.refresh()
         self.shapes = {i.name: tuple(i.shape) for i in self.session.get_inputs()}
-        self.pool = ThreadPoolExecutor(torch.get_num_threads(), "denoising-row")
+        self.pool = ThreadPoolExecutor(torch.get_num_threads(), "denoising-row")   # its tasks wait for nothing, so one thread is enough
+        self.beside = ThreadPoolExecutor(1, "beside-depth")                        # may wait for the pool
 
     def refresh(self):
         "Copy the torch model's weights anew, after a LoRA has changed them."

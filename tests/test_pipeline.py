@@ -1,4 +1,6 @@
 """Pictures in, pictures out: counts, seeds, settings that change while it runs, bad input, and what is reported."""
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -287,3 +289,14 @@ def test_the_graph_gives_the_torch_models_pictures():
     clip = moving_clip(18, 256, 256)
     by_graph, by_torch = (run(Live2Diff.from_pretrained("tiny", device="cpu", **driver), clip, prompt=A) for driver in ({}, {"graphs": False}))
     assert close(by_graph, by_torch)
+
+
+def test_one_thread_is_enough():
+    "Halves and rows run in pools: with one thread none of them may wait for another."
+    code = """
+import numpy as np, torch
+torch.set_num_threads(1)
+from live2diff_nb import Live2Diff
+print(len(list(Live2Diff.from_pretrained("tiny").stream([np.zeros((256, 256, 3), np.uint8)] * 10))))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "10", done.stderr
