@@ -217,8 +217,8 @@ class Models:
 
     def encode(self, pictures: Tensor, scale: RunningRange) -> tuple[Tensor, Tensor]:
         "Latents of pictures (n, 3, h, w) and of their depth, both (n, 4, h/f, w/f); `scale` is the stream's depth range."
-        thread = getattr(self.runner, "beside", None)        # single-threaded graphs leave a core free for the frame itself
-        beside = thread and thread.submit(vae_encode, self.vae, pictures)
+        submit = getattr(self.runner, "submit", None)        # single-threaded graphs leave a core free for the frame itself
+        beside = submit and submit(vae_encode, self.vae, pictures)
         with self.timed("depth"):
             depth = depth_to_image(scale(self.depth.estimate(pictures / 2 + 0.5))).to(pictures)
         with self.timed("vae"):

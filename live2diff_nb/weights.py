@@ -209,7 +209,7 @@ def load_part(
 
 # %% ../nbs/09_weights.ipynb #700207f0
 GRAPHS = dict(encode=("vae.encoder", "forward", (1, 3, 256, 256), 152), decode=("vae.decoder", "forward", (1, 4, 64, 64), 40),
-              depth=("depth", "inverse_depth", (1, 3, 128, 128), 128))  # whose method, at which input, and how many rows at once
+              depth=("depth", "estimate", (1, 3, 256, 256), 256))  # whose method, at which input, and how many rows at once
 
 
 def owner_of(
