@@ -7,7 +7,8 @@ __all__ = ['DEPTH_STAGES', 'WORDINGS', 'SUBJECTS', 'TINY_UNET', 'MAX_TIMESTEP', 
            'sample_crop', 'to_signed', 'vae_batch', 'edge_loss', 'noisy', 'vae_loss', 'train_vae', 'scene_batch',
            'align', 'depth_loss', 'seen_by_camera', 'train_depth', 'make_prompt', 'learn_merges', 'join_pair',
            'make_tokenizer', 'make_text_encoder', 'noise_levels', 'diffuse', 'PaintingModels', 'PairLoss', 'Trainer',
-           'default_photographs', 'progress', 'run_pairs', 'run_vae', 'run_depth', 'run_unet', 'export_weights', 'main']
+           'default_photographs', 'progress', 'run_pairs', 'run_vae', 'run_depth', 'run_unet', 'export_weights',
+           'run_last', 'main']
 
 # %% ../nbs/13_train.ipynb #2ad3a72b
 import argparse
@@ -17,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -479,14 +481,20 @@ def run_unet(folder: Path, stage: int, lr=None, **settings):
 
 def export_weights(folder: Path, assets: Path):
     "Put the trained parts where `from_pretrained` finds them."
-    for part, source in dict(vae="vae", depth="depth", unet="result2/unet", text_encoder="result2/text_encoder", tokenizer="result2/tokenizer").items():
+    for part, source in dict(vae="result3/vae", depth="depth", unet="result3/unet", text_encoder="result3/text_encoder", tokenizer="result3/tokenizer").items():
         shutil.copytree(folder / source, assets / part, dirs_exist_ok=True)
     for path in (*TINY.glob("*.json"), *TINY.glob("*.onnx")) if assets != TINY else ():     # settings, and the graph without weights
         shutil.copy(path, assets)
 
 # %% ../nbs/13_train.ipynb #20901726
+def run_last(part: str, folder: Path, photos=(), **settings):
+    "The parts of chapter 13h, which builds on this one."
+    from live2diff_nb import finish
+    getattr(finish, f"run_{part}")(folder, photos, **settings)
+
+
 PARTS = dict(pairs=run_pairs, vae=run_vae, depth=run_depth, unet1=lambda folder, photos=(), **settings: run_unet(folder, 1, **settings),
-             unet2=lambda folder, photos=(), **settings: run_unet(folder, 2, **settings))
+             unet2=lambda folder, photos=(), **settings: run_unet(folder, 2, **settings), crops=partial(run_last, "crops"), finish=partial(run_last, "finish"))
 
 
 def main(argv=None):
