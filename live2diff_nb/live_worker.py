@@ -36,6 +36,11 @@ class StreamTranslator:
     ):
         self.pipe, self.session, self.tags, self.judge = pipe, Session(pipe, seed, pipe.fixed_noise, "cut"), deque(), None
 
+    @property
+    def changed(self) -> bool:
+        "Were the pipeline's settings changed since the last frame?"
+        return self.session.version != self.pipe.version
+
     @torch.inference_mode()
     def feed(
         self,
@@ -47,8 +52,11 @@ class StreamTranslator:
         if self.judge and self.judge.skip(picture):
             return Shown(note="same")
         self.tags.append(tag)
+        changed = self.changed
         ready = self.session.push(self.pipe.encode(picture, self.session.scale))
         tags = [self.tags.popleft() for _ in ready]
+        if changed and tags and tags[-1] is not tag:       # made before the change
+            return Shown(note="changing")
         if not ready:
             warm = len(self.session.recent) if self.session.engine is None else self.pipe.warmup
             return Shown(note=f"warming up {warm} of {self.pipe.warmup}")
