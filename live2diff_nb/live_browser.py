@@ -112,7 +112,11 @@ class Lab:
                    f"--ServerApp.root_dir={self.folder}", "--ServerApp.allow_remote_access=True", "--LabApp.expose_app_in_browser=True", *secure]
         with (self.folder / "server.log").open("w") as log:
             self.server = subprocess.Popen(command, cwd=self.folder, env=self._environment(), stdout=log, stderr=log)
-        wait_for(lambda: answers(f"{self.address}/api/status?token={self.token}"), 90, lambda: (self.folder / "server.log").read_text()[-2000:])
+        try:
+            wait_for(lambda: answers(f"{self.address}/api/status?token={self.token}"), 180, lambda: (self.folder / "server.log").read_text()[-2000:])
+        except TimeoutError:
+            self.close()
+            raise
 
     def _environment(self) -> dict:
         "Ours, with settings of its own; its kernels import the package that this is."
@@ -126,7 +130,8 @@ class Lab:
     def close(self):
         "End the server and its kernels."
         self.server.terminate()
-        self.server.wait(20)
+        try: self.server.wait(60)
+        except subprocess.TimeoutExpired: self.server.kill()
 
 # %% ../nbs/11f_live_browser.ipynb #0b0f0011
 READY = """() => { const panel = window.jupyterapp?.shell.currentWidget, context = panel?.context;

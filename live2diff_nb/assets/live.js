@@ -54,7 +54,7 @@ class Wire {
 // ---- what a refused camera, screen or stream means ---------------------------------------------------------------------
 function sourceTrouble(takes, error) {       // -> [name for the books, sentence for the user]
   const own = ' Or use a source on the kernel\'s side: LiveTranslator(pipe, source="synthetic").', name = error?.name || "Error";
-  if (takes === "stream") return [name, `The stream cannot be opened: ${error?.message || name}.`];
+  if (takes === "stream") return [name, /no view/.test(error?.message) ? "Only what is on the page can be taken: show the widget in a cell first, then press Start." : `The stream cannot be opened: ${error?.message || name}.`];
   if (!window.isSecureContext) return ["InsecureOrigin", `Browsers give a camera or screen to secure pages only, and ${location.origin} is not one: open the notebook over HTTPS, or as http://localhost through an SSH tunnel (ssh -L).` + own];
   const said = takes === "screen" ? {
     NotAllowedError: "Sharing the screen was refused. Press Start and choose what to share.",
@@ -104,7 +104,7 @@ class Pump {
     if (status.epoch > this.epoch) this.epoch = status.epoch;
     if (status.running && status.browser) {
       if (status.owner === this.page && status.run === this.run) this.capture();
-      else if (!status.owner || (status.owner !== this.page && status.idle > 2.5 && !document.hidden)) this.start();
+      else if (!status.owner || (status.owner !== this.page && status.idle > 2.5 && !document.hidden && status.takes !== "screen")) this.start();
     }
     if ((!status.running || status.owner !== this.page) && this.video) this.release();
     if (!status.running) this.note = "";
