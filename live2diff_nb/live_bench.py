@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from .live_browser import FLAGS, Lab, LiveDesk, answers, camera_film, driver, find_chromium, free_port, wait_for
+from .live_browser import FLAGS, Lab, LiveDesk, answers, camera_film, find_chromium, find_playwright, free_port, wait_for
 
 # %% ../nbs/11g_live_bench.ipynb #0b0f0016
 MODELS = {"trivial": "def model(frame): return 255 - frame", "slow": "def model(frame): time.sleep(0.2); return 255 - frame",
@@ -58,7 +58,7 @@ def visit(
     work,       # called with its page
 ):              # what it gave
     "Steer the window for a moment."
-    with driver() as playwright:
+    with find_playwright()() as playwright:
         return work(playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}").contexts[0].pages[0])
 
 # %% ../nbs/11g_live_bench.ipynb #0b0f0018
@@ -69,7 +69,7 @@ def measure(
     adaptive: bool = False, # let the quality follow the machine
 ) -> dict:                  # seconds, pictures, samples, status line, complaints of the page
     "One run of the live widget in a browser."
-    with driver(): find_chromium()                       # before anything is started
+    find_chromium(), find_playwright()                   # what is missing is said before anything is started
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, Lab(Path(home) / "lab") as lab, \
             window(camera_film(Path(home) / "clip.y4m"), Path(home) / "browser") as port:
         def begin(page):

@@ -356,7 +356,7 @@ def test_keys_and_buttons(desk):
     wait_for(lambda: left("input")[0] > 150)
     with desk.page.expect_download() as download: desk.key("s")
     assert Path(download.value.path()).read_bytes()[:4] == b"\x89PNG"
-    box = desk.view(".seed")                                                   # letters typed into a field are no keys
+    box = desk.view(".side")                                                   # letters typed into a field are no keys
     box.focus(); desk.page.keyboard.press("m"); desk.page.keyboard.press("v")
     assert desk.view(".mirror").get_attribute("aria-pressed") == "false" == desk.view(".splitter").get_attribute("aria-pressed")
     before = desk.page.evaluate("window.jupyterapp.shell.currentWidget.content.widgets.length")

@@ -300,10 +300,10 @@ const STYLE = `
 .l2d.split .stage{width:calc(var(--side,300px)*1.5);max-width:100%}.l2d.split .pane{width:100%}
 .l2d.split .pane.out{position:absolute;inset:0;clip-path:inset(0 0 0 var(--cut,50%));background:none}.l2d.split .pane.out .tag{left:auto;right:6px}
 .l2d .cut{display:none}.l2d.split .cut{display:block;position:absolute;top:0;bottom:0;left:calc(var(--cut,50%) - 9px);width:18px;cursor:ew-resize;touch-action:none;background:linear-gradient(#fff,#fff) center/2px 100% no-repeat}
-.l2d .row{display:flex;flex-wrap:wrap;gap:6px 12px;align-items:center;margin-top:8px;max-width:calc(var(--side,300px)*2 + 8px)}
+.l2d .row{display:flex;flex-wrap:wrap;gap:6px 10px;align-items:center;margin-top:8px;max-width:calc(var(--side,300px)*2 + 8px)}
 .l2d.split .row{max-width:calc(var(--side,300px)*1.5)}
 .l2d button,.l2d select,.l2d input[type=text],.l2d input[type=number]{font:inherit;color:var(--ink);background:var(--box);border:1px solid var(--line);border-radius:5px;padding:3px 9px;min-height:28px}
-.l2d button{cursor:pointer}.l2d button:hover{border-color:var(--key)}.l2d button.main{background:var(--key);border-color:var(--key);color:#fff;min-width:76px;font-weight:600}.l2d button[aria-pressed=true]{border-color:var(--key);box-shadow:inset 0 0 0 1px var(--key)}
+.l2d button{cursor:pointer}.l2d button:hover{border-color:var(--key)}.l2d button.main{background:#1565c0;border-color:#1565c0;color:#fff;min-width:76px;font-weight:600}.l2d button[aria-pressed=true]{border-color:var(--key);box-shadow:inset 0 0 0 1px var(--key)}
 .l2d button.record[aria-pressed=true]{background:#c62828;border-color:#c62828;color:#fff}.l2d :disabled{opacity:.45;cursor:default}
 .l2d label{display:inline-flex;gap:6px;align-items:center;color:var(--soft)}.l2d label.wide{flex:1 1 220px}.l2d label.wide input{flex:1;min-width:0}.l2d input[type=number]{width:68px}.l2d input[type=range]{width:110px;accent-color:var(--key)}
 .l2d .status{color:var(--soft);font-size:12px;font-variant-numeric:tabular-nums;flex:1 1 300px}.l2d .status b{color:var(--ink);font-weight:600}
@@ -317,12 +317,12 @@ const FORM = `
 <div class="pane out"><canvas class="picture" width="256" height="256" role="img" aria-label="translated picture"></canvas><span class="tag">output</span><span class="note"></span></div>
 <div class="cut" role="slider" aria-label="divider" tabindex="0" aria-valuemin="0" aria-valuemax="100"></div></div>
 <div class="row"><button class="main" title="Space">Start</button><button class="snapshot" title="S: save the picture as PNG">Snapshot</button><button class="record" title="R: record an mp4" aria-pressed="false">Record</button>
-<button class="mirror" title="M" aria-pressed="true">Mirror</button><button class="splitter" title="V: one picture with a divider" aria-pressed="false">Split</button><button class="full" title="F">Full screen</button>
-<label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option value="420">large</option><option value="600">huge</option></select></label></div>
+<button class="mirror" title="M" aria-pressed="true">Mirror</button><button class="splitter" title="V: one picture with a divider" aria-pressed="false">Split</button><button class="full" title="F">Full screen</button></div>
 <div class="row"><label class="wide">Prompt <input type="text" class="prompt" maxlength="1000" placeholder="words, then Enter"></label><label>Style <select class="style"></select></label></div>
 <div class="row"><label>Strength <input type="range" class="strength" min="0" max="1" step="0.05"><output class="strengthshown"></output></label><label>Steps <input type="number" class="steps" min="1" max="50"></label>
 <label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label>
-<label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox" class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label></div>
+<label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox" class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label>
+<label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option value="420">large</option><option value="600">huge</option></select></label></div>
 <div class="row"><div class="status" role="status"></div><canvas class="plot" width="360" height="80" role="img" aria-label="latency of the last frames"></canvas><div class="trouble" role="alert"></div><span class="film"></span></div>
 <details class="inside"><summary>Inside the engine</summary><div class="row"><label>Layer <select class="layer"></select></label><label>Place <input type="range" class="location" min="0" max="0" value="0"></label><span class="where"></span></div>
 <canvas class="engine" role="img" aria-label="denoising rows, cache slots and attention weights"></canvas></details>`;
