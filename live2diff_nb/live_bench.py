@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,9 +58,12 @@ def visit(
     port: int,  # of a `window`
     work,       # called with its page
 ):              # what it gave
-    "Steer the window for a moment."
-    with find_playwright()() as playwright:
-        return work(playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}").contexts[0].pages[0])
+    "Steer the window for a moment, in a thread of its own: Playwright does not run beside an event loop, as in a notebook."
+    def steer():
+        with find_playwright()() as playwright:
+            return work(playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}").contexts[0].pages[0])
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(steer).result()
 
 # %% ../nbs/11g_live_bench.ipynb #0b0f0018
 def measure(
