@@ -29,7 +29,7 @@ def sample():
         time.sleep(5)
 threading.Thread(target=sample, daemon=True).start()"""
 LISTEN = """() => { window.complaints = [];
-    const say = (what, why) => window.complaints.push(what + ': ' + (why?.stack || why?.message || JSON.stringify(why) || String(why)));
+    const say = (what, why) => window.complaints.push(what + ': ' + (why?.stack || (why?.message || JSON.stringify(why) || why) + ' ' + new Error().stack));
     window.addEventListener('error', e => say('error', e.error || e.message), true);
     window.addEventListener('unhandledrejection', e => say('rejected', e.reason));
     console.error = (...words) => words.forEach(word => say('console', word)) }"""
