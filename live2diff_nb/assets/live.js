@@ -155,6 +155,7 @@ class Pump {
       for (const track of tracks) track.onended = () => this.video === video && this.ended(takes);
       video.srcObject = stream;
       await video.play();
+      if (this.video !== video) return;
     } catch (error) {
       if (this.video === video) this.fail(...sourceTrouble(takes, error));
       return;
