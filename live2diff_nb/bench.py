@@ -126,7 +126,12 @@ def main(
     argv: list[str] | None = None, # words of the command line
 ):
     "Take the measurements, each in a process of its own, and print the table."
-    parser = argparse.ArgumentParser(prog="live2diff-nb bench", description="Measure the speed on this machine; best with nothing else running.")
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["live"]:
+        from live2diff_nb.live_bench import main as live # needs a browser, the others do not
+        return live(argv[1:])
+    parser = argparse.ArgumentParser(prog="live2diff-nb bench", description="Measure the speed on this machine; best with nothing else running.",
+                                     epilog="`live2diff-nb bench live --help`: the live widget in a real browser.")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)} (default: all)")
     parser.add_argument("--json", action="store_true", help="print the numbers only, measured in this process")
     args = parser.parse_args(argv)

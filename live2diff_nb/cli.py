@@ -291,8 +291,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="live2diff-nb", description="Restyle video, live or from a file.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for run_it, text in [(translate, "restyle a video"), (live, "open the live notebook in JupyterLab"),
-                         (info, "device, weights, styles, memory"), (download, "list or fetch what real weights need"), (bench, "measure the speed here")]:
-        command = commands.add_parser(run_it.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
+                         (info, "device, weights, styles, memory"), (download, "list or fetch what real weights need"), (bench, "measure the speed here; bench live: the widget in a browser")]:
+        command = commands.add_parser(run_it.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.", add_help=run_it is not bench)
         command.set_defaults(run=run_it)
         if run_it in (translate, info): model_options(command)
         if run_it is translate: translate_options(command)

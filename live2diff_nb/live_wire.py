@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'PAGE', 'KINDS', 'LIMIT_BYTES', 'LIMIT_SIDE', 'LOOPBACK', 'Mailbox', 'Refused', 'text', 'number', 'whole',
            'flag', 'check_message', 'decode_frame', 'encode_frame', 'pack', 'unpack', 'is_local', 'socket_handler',
-           'Loopback']
+           'Listener', 'Loopback']
 
 # %% ../nbs/11a_live_wire.ipynb #dc00a0df
 import hmac
@@ -191,8 +191,8 @@ def socket_handler(server: "Loopback"):
     return Handler
 
 # %% ../nbs/11a_live_wire.ipynb #ac9b80ca
-class Loopback:
-    "A websocket server on 127.0.0.1 in a thread of its own."
+class Listener:
+    "A server on 127.0.0.1 in a thread of its own."
 
     def __init__(
         self,
@@ -218,6 +218,10 @@ class Loopback:
         self.loop.call_soon(ready.set)
         self.loop.run_forever()
         self.loop.close()
+
+# %% ../nbs/11a_live_wire.ipynb #0c4f1113
+class Loopback(Listener):
+    "A websocket server for one widget: its address, what it sends, its end."
 
     @property
     def url(self) -> str:

@@ -1,17 +1,19 @@
 """The parts of the live widget that need no browser."""
 import asyncio
 import gc
+import sys
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import ipywidgets
 import numpy as np
 import pytest
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from live2diff_nb import Live2Diff
+from live2diff_nb import Live2Diff, cli
 from live2diff_nb.live import LiveTranslator
 from live2diff_nb.live_desk import unbind_replies
 from live2diff_nb.live_wire import KINDS, Loopback, Mailbox, Refused, check_message, pack, unpack
@@ -137,6 +139,20 @@ def test_changes_in_mid_stream_keep_the_order(pipe, clip):
     pipe.steps, pipe.strength = 2, 0.3
     seen = [tag for tag in tags if tag is not None]
     assert seen == sorted(set(seen)) and all(tag <= n for n, tag in enumerate(tags) if tag is not None) and seen[-1] >= 22
+
+
+def test_pictures_older_than_a_change_are_not_sent(pipe, make):
+    live = make(pipe, "demo", adaptive=False, tape=400)
+    live.start(); wait_for(lambda: live.latest is not None)
+    before, fed = live.epoch, live.tape[-1].id
+    pipe.prompt = "a fox"
+    wait_for(lambda: live.epoch == before + 1)
+    wait_for(lambda: live.tape[-1].picture is not None and live.tape[-1].of > fed + 3)
+    live.stop()
+    tape = list(live.tape)
+    silent = next(n for n, x in enumerate(tape) if x.id > fed and x.picture is None)    # the frame at which the engine warmed up anew
+    assert all(x.of >= tape[silent].id for x in tape[silent:] if x.picture is not None)
+    pipe.prompt = ""
 
 
 def test_settings_from_the_page_and_from_a_cell(pipe, make):
@@ -267,6 +283,26 @@ def test_a_page_that_vanishes_stops_the_stream(make):
     page.live.asked_at -= 60
     wait_for(lambda: not page.live.running)
     assert "page" in page.live.error
+
+
+@pytest.mark.parametrize("wrong", [dict(pipe="a model"), dict(pipe=negative, size=100), dict(pipe=negative, source=ipywidgets.Button())])
+def test_a_widget_that_cannot_be_built_ends_in_one_error(wrong, monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises((TypeError, ValueError)): LiveTranslator(**wrong)
+    gc.collect()
+    assert ignored == []
+
+
+@pytest.mark.parametrize("lacking, remedy", [("PATH", "install Chromium"), ("playwright", "pip install playwright")])
+def test_bench_without_a_browser_says_so_in_one_sentence(monkeypatch, capsys, lacking, remedy):
+    if lacking == "PATH": monkeypatch.setenv("PATH", "")
+    else:
+        monkeypatch.setattr("live2diff_nb.live_bench.find_chromium", lambda: "chromium")
+        monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
+    assert cli.main(["bench", "live", "trivial"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("live2diff-nb: error: the live bench") and remedy in said[-1] and len(said) == 2
 
 
 def test_source_that_cannot_be_opened(make):

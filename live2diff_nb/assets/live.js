@@ -51,16 +51,19 @@ class Wire {
   close() { this.model.off("msg:custom", this.onComm); const socket = this.socket; this.socket = null; socket?.close(); }
 }
 
-// ---- what a refused camera means ---------------------------------------------------------------------------------------
-function cameraTrouble(error) {
-  const own = ' Or use a source on the kernel\'s side: LiveTranslator(pipe, source="synthetic").';
-  if (!window.isSecureContext) return ["InsecureOrigin", `Browsers give a camera to secure pages only, and ${location.origin} is not one: open the notebook over HTTPS, or as http://localhost through an SSH tunnel (ssh -L).` + own];
-  const said = {
+// ---- what a refused camera, screen or stream means ---------------------------------------------------------------------
+function sourceTrouble(takes, error) {       // -> [name for the books, sentence for the user]
+  const own = ' Or use a source on the kernel\'s side: LiveTranslator(pipe, source="synthetic").', name = error?.name || "Error";
+  if (takes === "stream") return [name, /no view/.test(error?.message) ? "Only what is on the page can be taken: show the widget in a cell first, then press Start." : `The stream cannot be opened: ${error?.message || name}.`];
+  if (!window.isSecureContext) return ["InsecureOrigin", `Browsers give a camera or screen to secure pages only, and ${location.origin} is not one: open the notebook over HTTPS, or as http://localhost through an SSH tunnel (ssh -L).` + own];
+  const said = takes === "screen" ? {
+    NotAllowedError: "Sharing the screen was refused. Press Start and choose what to share.",
+    InvalidStateError: "A screen is shared only after a press of Start in the page."} : {
     NotAllowedError: "The camera was denied. Allow it with the camera sign in the address bar, then press Start.",
     NotFoundError: "No camera was found. Plug one in, then press Start.",
     NotReadableError: "The camera is used by another program. Close that, then press Start.",
     OverconstrainedError: "No camera can do what was asked of it. Ask for less in the CameraStream's constraints."};
-  return [error?.name || "Error", (said[error?.name] || `The camera cannot be opened: ${error?.message || error?.name || error}.`) + own];
+  return [name, (said[name] || `The ${takes} cannot be opened: ${error?.message || name}.`) + own];
 }
 
 // ---- the pump ----------------------------------------------------------------------------------------------------------
@@ -70,7 +73,7 @@ class Pump {
     this.wire = new Wire(model, (content, buffers) => this.receive(content, buffers));
     this.wire.onchange = () => this.show();
     this.video = null; this.grabbing = false; this.fresh = false; this.next = 0; this.floor = 0; this.epoch = 0; this.last = -1;
-    this.flight = new Map(); this.kept = new Map(); this.trouble = ""; this.note = ""; this.heard = now(); this.mirror = true;
+    this.flight = new Map(); this.kept = new Map(); this.trouble = ""; this.note = ""; this.heard = now(); this.mirror = model.get("config").mirror;
     this.latencies = []; this.paints = []; this.painted = 0; this.lost = 0; this.skipped = 0; this.pending = null;
     this.input = document.createElement("canvas"); this.output = document.createElement("canvas");
     this.watchdog = setInterval(() => this.watch(), 500);
@@ -101,7 +104,7 @@ class Pump {
     if (status.epoch > this.epoch) this.epoch = status.epoch;
     if (status.running && status.browser) {
       if (status.owner === this.page && status.run === this.run) this.capture();
-      else if (!status.owner || (status.owner !== this.page && status.idle > 2.5 && !document.hidden)) this.start();
+      else if (!status.owner || (status.owner !== this.page && status.idle > 2.5 && !document.hidden && status.takes !== "screen")) this.start();
     }
     if ((!status.running || status.owner !== this.page) && this.video) this.release();
     if (!status.running) this.note = "";
@@ -121,38 +124,41 @@ class Pump {
     this.show();
   }
   set(name, value) {
-    if (["seed", "size"].includes(name)) this.floor = this.next;       // nothing older than this may be painted
+    if (["prompt", "style", "strength", "steps", "seed", "size"].includes(name)) this.floor = this.next;   // nothing older is painted any more
     this.send({kind: "set", name, value});
   }
-  fail(name, text) { this.send({kind: "trouble", name: name.slice(0, 80), text: text.slice(0, 500)}); this.stop(text); }
+  fail(name, text) { this.send({kind: "trouble", name: String(name).slice(0, 80), text: text.slice(0, 500)}); this.stop(text); }
 
   // -- taking frames
   async stream() {
-    if (this.status.camera && !navigator.mediaDevices) throw new Error("no mediaDevices");
+    if (this.own && !navigator.mediaDevices) throw new Error("no mediaDevices");
+    if (this.status.takes === "screen") return await navigator.mediaDevices.getDisplayMedia({video: {frameRate: 30}});
     let raw = null;
     for (let tries = 0; !raw && tries < 50; tries++) {
       try { raw = await this.model.widget_manager.get_model(this.status.stream); } catch { /* its description is still on the way */ }
       if (!raw) await new Promise(done => setTimeout(done, 100));
     }
     if (!raw) throw new Error("the stream of the widget is not known to this page; run the cell again");
-    return await raw.captureStream();
+    try { return await raw.captureStream(); } catch (error) { raw.cameraStream = null; throw error; }   // or ipywebrtc remembers the refusal
   }
   async capture() {
     if (this.video || this.closed) return;
-    const video = this.video = document.createElement("video"), run = this.run;
+    const video = this.video = document.createElement("video"), run = this.run, takes = this.status.takes;
     video.muted = true; video.playsInline = true; this.waiting = 0;
+    this.own = takes !== "stream";                       // a stream that was handed to us is not ours to stop
     try {
       const stream = await this.stream();
-      if (this.video !== video || this.run !== run) { if (this.status.camera) stream.getTracks().forEach(t => t.stop()); return; }
-      this.media = stream; this.own = this.status.camera;
-      for (const track of stream.getVideoTracks()) track.onended = () => this.video === video &&
-        this.fail("ended", "The camera is gone (unplugged, or taken away). Plug it in again and press Start.");
+      if (this.video !== video || this.run !== run) { if (takes !== "stream") stream.getTracks().forEach(t => t.stop()); return; }
+      const tracks = stream.getVideoTracks();
+      if (!tracks.length) throw new Error("it has no pictures");
+      this.media = stream;
+      for (const track of tracks) track.onended = () => this.video === video && this.ended(takes);
       video.srcObject = stream;
       await video.play();
-    } catch (error) {
       if (this.video !== video) return;
-      const [name, text] = this.status.camera ? cameraTrouble(error) : [error.name, `The stream cannot be opened: ${error.message}`];
-      return this.fail(name, text);
+    } catch (error) {
+      if (this.video === video) this.fail(...sourceTrouble(takes, error));
+      return;
     }
     const tick = (_, frame) => {
       if (this.video !== video) return;
@@ -164,10 +170,17 @@ class Pump {
     };
     this.seen = now();
     video.requestVideoFrameCallback(tick);
+    if (takes !== "camera") this.again = setInterval(() => {               // what stands still gives no new frames: show it again
+      if (now() - this.seen > 150 && this.flight.size < CREDITS) { this.captured = now(); this.fresh = true; this.grab(); }
+    }, 100);
+  }
+  ended(takes) {
+    const said = {camera: "The camera is gone (unplugged, or taken away). Plug it in again and press Start.", screen: "The sharing was ended. Press Start to choose again."};
+    this.fail("ended", said[takes] || "The stream has come to its end. Press Start to see it again.");
   }
   release() {
     const {video, media} = this;
-    this.video = this.media = null; this.fresh = false; this.flight.clear();
+    this.video = this.media = null; this.fresh = false; this.flight.clear(); clearInterval(this.again);
     if (media && this.own) media.getTracks().forEach(track => { track.onended = null; track.stop(); });
     if (video) video.srcObject = null;
   }
@@ -180,7 +193,7 @@ class Pump {
     try {
       const canvas = new OffscreenCanvas(width, height), draw = canvas.getContext("2d");
       const scale = Math.max(width / video.videoWidth, height / video.videoHeight), w = width / scale, h = height / scale;
-      if (this.mirror && this.status.camera) { draw.translate(width, 0); draw.scale(-1, 1); }
+      if (this.mirror) { draw.translate(width, 0); draw.scale(-1, 1); }
       draw.drawImage(video, (video.videoWidth - w) / 2, (video.videoHeight - h) / 2, w, h, 0, 0, width, height);
       const data = await (await canvas.convertToBlob({type: "image/jpeg", quality: 0.88})).arrayBuffer();
       if (this.video !== video || this.run !== run) return;
@@ -251,7 +264,7 @@ class Pump {
     } else if (this.status.running && (this.mine || !this.status.browser)) {
       this.send({kind: "alive", fps: this.fps, p50: percentile(this.latencies, .5), p95: percentile(this.latencies, .95), painted: this.painted, hidden: document.hidden});
       if (this.video && !document.hidden) {
-        if (now() - this.seen > 3000) this.note = "no frames from the camera"; else if (this.note === "no frames from the camera") this.note = "";
+        if (now() - this.seen > 3000 && this.status.takes === "camera") this.note = "no frames from the camera"; else if (this.note === "no frames from the camera") this.note = "";
         this.grab();
       }
     }
@@ -288,10 +301,10 @@ const STYLE = `
 .l2d.split .stage{width:calc(var(--side,300px)*1.5);max-width:100%}.l2d.split .pane{width:100%}
 .l2d.split .pane.out{position:absolute;inset:0;clip-path:inset(0 0 0 var(--cut,50%));background:none}.l2d.split .pane.out .tag{left:auto;right:6px}
 .l2d .cut{display:none}.l2d.split .cut{display:block;position:absolute;top:0;bottom:0;left:calc(var(--cut,50%) - 9px);width:18px;cursor:ew-resize;touch-action:none;background:linear-gradient(#fff,#fff) center/2px 100% no-repeat}
-.l2d .row{display:flex;flex-wrap:wrap;gap:6px 12px;align-items:center;margin-top:8px;max-width:calc(var(--side,300px)*2 + 8px)}
+.l2d .row{display:flex;flex-wrap:wrap;gap:6px 10px;align-items:center;margin-top:8px;max-width:calc(var(--side,300px)*2 + 8px)}
 .l2d.split .row{max-width:calc(var(--side,300px)*1.5)}
 .l2d button,.l2d select,.l2d input[type=text],.l2d input[type=number]{font:inherit;color:var(--ink);background:var(--box);border:1px solid var(--line);border-radius:5px;padding:3px 9px;min-height:28px}
-.l2d button{cursor:pointer}.l2d button:hover{border-color:var(--key)}.l2d button.main{background:var(--key);border-color:var(--key);color:#fff;min-width:76px;font-weight:600}.l2d button[aria-pressed=true]{border-color:var(--key);box-shadow:inset 0 0 0 1px var(--key)}
+.l2d button{cursor:pointer}.l2d button:hover{border-color:var(--key)}.l2d button.main{background:#1565c0;border-color:#1565c0;color:#fff;min-width:76px;font-weight:600}.l2d button[aria-pressed=true]{border-color:var(--key);box-shadow:inset 0 0 0 1px var(--key)}
 .l2d button.record[aria-pressed=true]{background:#c62828;border-color:#c62828;color:#fff}.l2d :disabled{opacity:.45;cursor:default}
 .l2d label{display:inline-flex;gap:6px;align-items:center;color:var(--soft)}.l2d label.wide{flex:1 1 220px}.l2d label.wide input{flex:1;min-width:0}.l2d input[type=number]{width:68px}.l2d input[type=range]{width:110px;accent-color:var(--key)}
 .l2d .status{color:var(--soft);font-size:12px;font-variant-numeric:tabular-nums;flex:1 1 300px}.l2d .status b{color:var(--ink);font-weight:600}
@@ -305,12 +318,12 @@ const FORM = `
 <div class="pane out"><canvas class="picture" width="256" height="256" role="img" aria-label="translated picture"></canvas><span class="tag">output</span><span class="note"></span></div>
 <div class="cut" role="slider" aria-label="divider" tabindex="0" aria-valuemin="0" aria-valuemax="100"></div></div>
 <div class="row"><button class="main" title="Space">Start</button><button class="snapshot" title="S: save the picture as PNG">Snapshot</button><button class="record" title="R: record an mp4" aria-pressed="false">Record</button>
-<button class="mirror" title="M" aria-pressed="true">Mirror</button><button class="splitter" title="V: one picture with a divider" aria-pressed="false">Split</button><button class="full" title="F">Full screen</button>
-<label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option value="420">large</option><option value="600">huge</option></select></label></div>
+<button class="mirror" title="M" aria-pressed="true">Mirror</button><button class="splitter" title="V: one picture with a divider" aria-pressed="false">Split</button><button class="full" title="F">Full screen</button></div>
 <div class="row"><label class="wide">Prompt <input type="text" class="prompt" maxlength="1000" placeholder="words, then Enter"></label><label>Style <select class="style"></select></label></div>
 <div class="row"><label>Strength <input type="range" class="strength" min="0" max="1" step="0.05"><output class="strengthshown"></output></label><label>Steps <input type="number" class="steps" min="1" max="50"></label>
 <label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label>
-<label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox" class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label></div>
+<label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox" class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label>
+<label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option value="420">large</option><option value="600">huge</option></select></label></div>
 <div class="row"><div class="status" role="status"></div><canvas class="plot" width="360" height="80" role="img" aria-label="latency of the last frames"></canvas><div class="trouble" role="alert"></div><span class="film"></span></div>
 <details class="inside"><summary>Inside the engine</summary><div class="row"><label>Layer <select class="layer"></select></label><label>Place <input type="range" class="location" min="0" max="0" value="0"></label><span class="where"></span></div>
 <canvas class="engine" role="img" aria-label="denoising rows, cache slots and attention weights"></canvas></details>`;
