@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NAMED', 'Recipe', 'check_recipe', 'convert', 'change', 'read_recipe', 'open_part', 'open_clips', 'fresh_motion',
-           'load_parts', 'fill_random', 'random_parts']
+           'load_parts', 'fill_random', 'random_parts', 'unet_shape']
 
-# %% ../nbs/13a_recipe.ipynb #871be40c
+# %% ../nbs/13a_recipe.ipynb #fcb66bfc
 import difflib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,14 +18,14 @@ from torch import nn
 from .clips import Mixture, ShardClips, VideoClips
 from .data import PhotoClips
 from .masks import MODES
-from .real import load_real, locate, weights_in
+from .real import load_real, locate, open_parts, vae_factor, weights_in
 from .rehearse import FULL
 from .rendered import RenderedClips
 from .temporal import MotionModule
 from .unet import StreamUNet
-from .weights import load_models
+from .weights import TINY, load_models
 
-# %% ../nbs/13a_recipe.ipynb #03dd1d33
+# %% ../nbs/13a_recipe.ipynb #1e902882
 @dataclass(frozen=True)
 class Recipe:
     "A training run; the defaults are the paper's."
@@ -53,7 +53,7 @@ class Recipe:
 
     def __post_init__(self): check_recipe(self)
 
-# %% ../nbs/13a_recipe.ipynb #c0631d39
+# %% ../nbs/13a_recipe.ipynb #5d2d49bf
 def check_recipe(
     recipe: "Recipe",  # to be looked at
 ):
@@ -66,11 +66,11 @@ def check_recipe(
     if not 1 <= recipe.max_timestep <= 1000: raise ValueError(f"max_timestep must be in 1..1000, got {recipe.max_timestep}")
     if recipe.weights == "tiny" and recipe.motion not in (None, "fresh"): raise ValueError(f"motion {recipe.motion!r} does not fit the embedded model: leave it out, or write motion=fresh")
 
-# %% ../nbs/13a_recipe.ipynb #069f375e
+# %% ../nbs/13a_recipe.ipynb #fcc6886c
 NAMED = dict(
     sd15=Recipe(),
     tiny=Recipe("tiny", motion=None, size=128, steps=(300, 600), lr=3e-4, batch=8, per_pass=4, max_timestep=300, average=True, every=60, strips=50),
-    toy=Recipe("tiny", motion="fresh", size=64, frames=8, warmup=4, steps=(60, 30), lr=2e-3, batch=2, per_pass=2, max_timestep=300, every=60, strips=15))
+    toy=Recipe("tiny", motion="fresh", size=64, frames=8, warmup=4, steps=(60, 30), lr=1e-3, batch=2, per_pass=2, max_timestep=300, every=60, strips=15))
 
 
 def convert(
@@ -83,7 +83,7 @@ def convert(
     if isinstance(default, bool) != isinstance(value, bool): raise ValueError(f"{name} must be {'true or false' if isinstance(default, bool) else 'a number or a text'}, got {value!r}")
     return type(default)(value) if isinstance(default, (int, float)) and not isinstance(default, bool) else value
 
-# %% ../nbs/13a_recipe.ipynb #7ab402c8
+# %% ../nbs/13a_recipe.ipynb #833d9c50
 def change(
     recipe: Recipe,  # to begin with
     values: dict,    # field -> value
@@ -112,7 +112,7 @@ def read_recipe(
     if wrong := [word for word in words if "=" not in word]: raise ValueError(f"{wrong[0]!r} is no setting: write KEY=VALUE, as in lr=1e-4")
     return change(recipe, {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)})
 
-# %% ../nbs/13a_recipe.ipynb #cda1577b
+# %% ../nbs/13a_recipe.ipynb #69143874
 def open_part(
     place: str,      # "rendered" or a folder
     recipe: Recipe,  # frames, size, seed
@@ -133,7 +133,7 @@ def open_clips(
     sets = [open_part(place, recipe) for place in parts]
     return sets[0] if len(sets) == 1 else Mixture(sets, list(parts.values()), recipe.seed)
 
-# %% ../nbs/13a_recipe.ipynb #e874f9eb
+# %% ../nbs/13a_recipe.ipynb #9938ced5
 def fresh_motion(
     unet: StreamUNet,  # changed in place
 ) -> StreamUNet:
@@ -161,7 +161,7 @@ def load_parts(
     if recipe.motion == "fresh" or not parts["unet"].temporal_layers: fresh_motion(parts["unet"])
     return parts
 
-# %% ../nbs/13a_recipe.ipynb #bc84aaee
+# %% ../nbs/13a_recipe.ipynb #742a1cbe
 def fill_random(
     model: nn.Module,  # on the meta device
     seed: int = 0,     # of the numbers
@@ -190,3 +190,17 @@ def random_parts(
     scheduler = type(small["scheduler"]).from_config(small["scheduler"].config, prediction_type="epsilon")
     return dict(unet=fill_random(unet, seed), vae=fill_random(vae, seed).eval().requires_grad_(False), depth=small["depth"], text_encoder=text.eval().requires_grad_(False),
                 tokenizer=small["tokenizer"], scheduler=scheduler, styles={}, factor=8)
+
+# %% ../nbs/13a_recipe.ipynb #effd037f
+def unet_shape(
+    recipe: Recipe,  # which weights
+) -> tuple:          # (configuration of the StreamUNet, pixels per latent)
+    "The network that a run will train."
+    config, factor = dict(FULL), 8
+    if recipe.weights == "tiny": config, factor = StreamUNet.load_config(TINY / "unet"), 4
+    elif recipe.weights != "random" and Path(recipe.weights).exists():
+        parts = open_parts(recipe.weights, vae=recipe.vae)
+        config, factor = dict(parts["unet"].config), vae_factor(*parts["vae"][:2])
+    old = config.get("motion_levels") or (False,)
+    keeps = recipe.motion is None and any(old)
+    return {key: value for key, value in config.items() if not key.startswith("_")} | dict(motion_levels=old if keeps else None), factor
