@@ -6,6 +6,7 @@
 __all__ = ['lora_places', 'tuned', 'add_adapters', 'choose_adapter', 'as_adapter', 'save_lora', 'StyleRun', 'train_style']
 
 # %% ../nbs/13e_lora_training.ipynb #1f8e8e1b
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def add_adapters(
     unet.requires_grad_(False)
     for name in names:
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=places), unet, name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore") # peft is surprised by a second adapter
+            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=places), unet, name)
     choose_adapter(unet, names[0])
     parts = [(f"{layer}.{side}.{name}".replace(".", "/"), getattr(module, side)[name]) for layer, module in tuned(unet).items() for side in ("lora_A", "lora_B") for name in names]
     return nn.ModuleDict(parts)
