@@ -74,17 +74,21 @@ class Checkpointed:
         seed: int = 0,               # of everything random
         weight_decay: float = 1e-3,  # of AdamW
         average: bool = False,       # keep a moving average of the weights too
+        betas: tuple = (0.9, 0.99),  # of AdamW
+        schedule=cosine,             # (step, steps) -> share of the peak learning rate
+        precision: str | None = None,  # "no", "bf16" or "fp16"; None: as accelerate was launched
     ):
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)          # stage 1 leaves the depth adapter alone
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[unused])
         self.models, self.folder, self.lr, self.seed, self.weight_decay = models.to(self.accelerator.device), Path(folder), lr, seed, weight_decay
+        self.betas, self.schedule = betas, schedule
         self.average = copy.deepcopy(models).requires_grad_(False) if average else None
         self.restart()
 
     def restart(self):
         "Step 0 and a fresh optimiser; the weights stay."
-        optimizer = torch.optim.AdamW(self.models.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99))
-        self.step, self.optimizer = 0, self.accelerator.prepare(optimizer)
+        trained = [p for p in self.models.parameters() if p.requires_grad]
+        self.step, self.optimizer = 0, torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas)
 
     def save(self, name: str, step: int):
         "Everything needed to go on at `step`; of several processes, the first one writes."
@@ -162,7 +166,7 @@ class Run(Resumed):
         loss = self.gradients(model, passes)
         self.accelerator.clip_grad_norm_(self.models.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * cosine(self.step, steps)
+            group["lr"] = self.lr * self.schedule(self.step, steps)
         self.optimizer.step()
         if self.average:
             decay = min(0.998, (self.step + 1) / (self.step + 10))
@@ -182,7 +186,8 @@ class Run(Resumed):
     ):
         "All steps that are left."
         self.load(name, stage)
-        model, saved = self.accelerator.prepare(WithLoss(self.models, loss)), time.time()
+        model, self.optimizer = self.accelerator.prepare(WithLoss(self.models, loss), self.optimizer)      # together: sharding exchanges the weights
+        saved = time.time()
         for self.step in range(self.step, steps):
             value = self.update(model, steps, passes)
             if report:

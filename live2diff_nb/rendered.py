@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Poses', 'wander', 'random_poses', 'seen_from', 'meet', 'unfold', 'look_up_smooth', 'make_mips', 'Thing',
            'in_own_axes', 'paint_thing', 'View', 'make_rays', 'take_view', 'trace', 'found_at', 'random_thing_in',
-           'random_world', 'RenderedClips', 'exact_motion']
+           'random_world', 'RenderedClips', 'Motion', 'exact_motion']
 
 # %% ../nbs/12a_scenes.ipynb #4ab8862b
 from itertools import count
@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 
 from .data import pick_texture
-from .metrics import Motion
 
 # %% ../nbs/12a_scenes.ipynb #0ffa0073
 class Poses(NamedTuple):
@@ -258,6 +257,11 @@ class RenderedClips:
     def __iter__(self): return (self[i] for i in count(self.start))
 
 # %% ../nbs/12a_scenes.ipynb #1a8feddc
+class Motion(NamedTuple):
+    "How a clip gets from one frame to the next."
+    back: np.ndarray # (h, w, 2) flow from the next frame to this one, pixels
+    seen: np.ndarray # (h, w) bool, pixels of the next frame that this one shows too
+
 def exact_motion(
     clip: dict, # of `RenderedClips`
 ) -> list[Motion]: # as `metrics.motion`, without an estimate

@@ -6,8 +6,9 @@ import torch
 
 from live2diff_nb.data import opencv_cartoon
 from live2diff_nb.depth import DepthEstimator
-from live2diff_nb.metrics import (Motion, RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary, load_clip, motion, psnr, seen_before,
+from live2diff_nb.metrics import (RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary, load_clip, motion, psnr, seen_before,
                                   sharpness, style_distance, style_statistics, to_float, warp, warp_error)
+from live2diff_nb.rendered import Motion
 
 
 @pytest.fixture
