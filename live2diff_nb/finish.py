@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TEXTURE', 'STEADY', 'random_crop', 'paint_crops', 'StyleLoss', 'coarse_loss', 'sliding_clip', 'steadiness_loss',
            'soften', 'PictureLoss', 'Finisher', 'load_finisher', 'finish_decoder', 'distinct', 'run_crops',
-           'run_finish']
+           'run_finish', 'LoraFinisher', 'finish_lora', 'run_loras']
 
-# %% ../nbs/13h_finish.ipynb #10756ecb
+# %% ../nbs/13h_finish.ipynb #57921fa6
 import copy
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -23,12 +25,13 @@ from .data import STYLES, TEACHERS, paint_stack, photographs, save_whole
 from .depth import TinyDepth, fold_norms
 from .lcm import add_noise, make_scheduler, pick_timesteps, row_scalings
 from .loop import Run, share
+from .lora_train import add_adapters, save_lora
 from .masks import temporal_mask
 from .train import MAX_TIMESTEP, TINY_UNET, PaintingModels, default_photographs, edge_loss, make_prompt, noisy, progress, to_signed
 from .unet import StreamUNet, chunk_views
 from .weights import TINY, TinyVAE, encode_prompts, load_part
 
-# %% ../nbs/13h_finish.ipynb #5b634504
+# %% ../nbs/13h_finish.ipynb #113b741c
 def random_crop(
     picture: np.ndarray,       # (H, W, 3) uint8, its short side at least half of `size`
     size: int,                 # side of the result, pixels
@@ -44,7 +47,7 @@ def random_crop(
         crop = np.clip(crop * rng.uniform(0.6, 1.3) + rng.uniform(-15, 25), 0, 255).astype(np.uint8)
     return cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.4, 1.2)) if rng.random() < 0.2 else crop
 
-# %% ../nbs/13h_finish.ipynb #231edc48
+# %% ../nbs/13h_finish.ipynb #da13c02b
 def paint_crops(
     pictures: list,      # of (H, W, 3) uint8
     folder,              # `000.npy` and so on go here; what is there is not painted again
@@ -62,7 +65,7 @@ def paint_crops(
             save_whole(path, np.stack([paint_stack(crop, teachers) for crop in crops]))
     return [np.load(path, mmap_mode="r") for path in sorted(Path(folder).glob("[0-9]*.npy"))]
 
-# %% ../nbs/13h_finish.ipynb #a01cd3d0
+# %% ../nbs/13h_finish.ipynb #d67eb7e4
 class StyleLoss(nn.Module):
     "Difference of Gram matrices of random filters (Gatys et al. 2015; Ustyuzhaninov et al. 2016)."
     def __init__(self,
@@ -94,7 +97,7 @@ class StyleLoss(nn.Module):
     ) -> Tensor:    # (n,)
         return sum((p - q).abs().mean((1, 2)) for p, q in zip(self.grams(a), self.grams(b))) / self.scales
 
-# %% ../nbs/13h_finish.ipynb #989a3e39
+# %% ../nbs/13h_finish.ipynb #efa37b1d
 def coarse_loss(
     a: Tensor,  # (n, c, h, w)
     b: Tensor,  # the same
@@ -103,7 +106,7 @@ def coarse_loss(
     d = a - b
     return F.avg_pool2d(d, 4).square().mean() + 0.5 * F.avg_pool2d(d, 2).abs().mean() + 0.4 * d.abs().mean()
 
-# %% ../nbs/13h_finish.ipynb #f46c23b0
+# %% ../nbs/13h_finish.ipynb #b07855d4
 def sliding_clip(
     stack: np.ndarray,         # (1 + styles, H, W, 3) uint8, from `paint_crops`
     frames: int,               # of the clip
@@ -130,7 +133,7 @@ def steadiness_loss(
     dy, dx = move
     return F.mse_loss(overlap(pictures[:-1], dy, dx), overlap(pictures[1:], -dy, -dx))
 
-# %% ../nbs/13h_finish.ipynb #8073f965
+# %% ../nbs/13h_finish.ipynb #76784415
 def soften(
     clips: Tensor,             # (n, frames, 3, h, w)
     asked: list[str],          # style of each clip; "photo" stays as it is
@@ -140,7 +143,7 @@ def soften(
     "Some clips out of focus."
     return torch.cat([gaussian_blur(clip, 11, rng.uniform(0.8, 2.2)) if name != "photo" and rng.random() < share else clip for clip, name in zip(clips, asked)])
 
-# %% ../nbs/13h_finish.ipynb #f113fb7f
+# %% ../nbs/13h_finish.ipynb #842a0de0
 TEXTURE = {"starry night": 42.0, "watercolour": 12.0, "etching": 32.0, "cartoon": 8.0, "photo": 4.0}   # weight of the style loss: the harder the strokes are to foresee, the larger
 STEADY = {"starry night": 4.0, "watercolour": 8.0, "etching": 4.0, "cartoon": 14.0, "photo": 14.0}     # weight of the steadiness: the steadier the teacher, the larger
 
@@ -175,9 +178,13 @@ class PictureLoss(PaintingModels):
         steady = sum(STEADY[name] * steadiness_loss(clip, move) for name, clip, move in zip(asked, picture.split(frames), moves)) / len(moves)
         return (weight * self.style(picture, goal)).mean() + 2 * colours + depth + steady
 
-# %% ../nbs/13h_finish.ipynb #d00848ef
+# %% ../nbs/13h_finish.ipynb #47ebb1aa
 class Finisher(PictureLoss):
     "Trains a painter that can paint already; resumes from its folder."
+
+    def prompts(self, asked: list[str], rng: np.random.Generator) -> list[str]:
+        "A prompt a clip."
+        return [make_prompt(name, rng) for name in asked]
 
     def noise(self, like: Tensor, frames: int, fixed: bool) -> Tensor:
         "Gaussian noise for clips (clips * frames, 4, h, w), the same for all frames of a clip or not."
@@ -197,7 +204,7 @@ class Finisher(PictureLoss):
         with torch.no_grad():
             source, target = self.vae.encode(torch.cat([seen, goal])).chunk(2)
             depth, near = self.encode_depth(seen, frames), self.depth(photo / 2 + 0.5)
-        text = encode_prompts(self.tokenizer, self.text_encoder, [make_prompt(name, rng) for name in asked]).repeat_interleave(frames, 0)
+        text = encode_prompts(self.tokenizer, self.text_encoder, self.prompts(asked, rng)).repeat_interleave(frames, 0)
         features, timesteps, fixed, total = self.unet.encode_depth(depth), self.timesteps(rng), rng.random() < 0.85, 0
         scalings, mask = row_scalings(self.scheduler, timesteps), temporal_mask(frames, frames // 2, self.mode)
         x = add_noise(scalings, 0, source, self.noise(source, frames, fixed))
@@ -228,22 +235,23 @@ class Finisher(PictureLoss):
 
         self.fit("finish", loss, steps, every=every, report=report)
 
-# %% ../nbs/13h_finish.ipynb #fc1a57b1
+# %% ../nbs/13h_finish.ipynb #e193fffd
 def load_finisher(
     folder: Path,        # checkpoints go here
     start: Path = TINY,  # folder with unet/, text_encoder/ and tokenizer/ to begin with
     lr: float = 6e-4,    # peak learning rate
     vae: Path = TINY / "vae",      # the autoencoder that decodes
     depth: Path = TINY / "depth",  # the depth estimator
+    kind=Finisher,                 # or `LoraFinisher`
 ) -> Finisher:
     "A finisher that starts from a painter on disk."
     load = lambda kind, place: load_part(kind, place, "cpu", torch.float32)
     CLIPTokenizer.from_pretrained(start / "tokenizer").save_pretrained(Path(folder) / "tokenizer")
-    finisher = Finisher(folder, load(TinyVAE, vae), fold_norms(load(TinyDepth, depth)), TINY_UNET, lr=lr)
+    finisher = kind(folder, load(TinyVAE, vae), fold_norms(load(TinyDepth, depth)), TINY_UNET, lr=lr)
     finisher.start(load(StreamUNet, start / "unet"), load(CLIPTextModel, start / "text_encoder"))
     return finisher
 
-# %% ../nbs/13h_finish.ipynb #f604db0b
+# %% ../nbs/13h_finish.ipynb #4fe81a24
 def finish_decoder(
     vae: TinyVAE,            # its decoder is trained in place
     folder,                  # of the checkpoint
@@ -279,7 +287,7 @@ def finish_decoder(
     run.fit("decoder", loss, steps, every=every, report=report)
     return run.average
 
-# %% ../nbs/13h_finish.ipynb #b611027c
+# %% ../nbs/13h_finish.ipynb #a33cfa53
 def distinct(
     pictures,             # (H, W, 3) uint8 each
     least: int = 200,     # short side, pixels
@@ -313,3 +321,52 @@ def run_finish(folder: Path, photos=(), steps: int = 3000, batch: int = 3, size:
     finisher = load_finisher(folder, folder / "result2", lr, result / "vae", folder / "depth")
     finisher.finish(shards, steps, batch, size=size, report=progress("finish"))
     finisher.export(result)
+
+# %% ../nbs/13h_finish.ipynb #26c8095f
+class LoraFinisher(Finisher):
+    "Trains one style whatever the prompt says."
+    style_name = "etching"
+
+    def requests(self, clips: np.ndarray, rng: np.random.Generator, styles: tuple, photos: float = 0):
+        return [self.style_name.replace("_", " ")] * len(clips), to_signed(clips[:, :, 0]), to_signed(clips[:, :, 1 + styles.index(self.style_name)])
+
+    def prompts(self, asked: list[str], rng: np.random.Generator) -> list[str]:
+        return [make_prompt("photo", rng) for _ in asked]
+
+
+def finish_lora(
+    finisher: LoraFinisher,  # its UNet gets adapters
+    style: str,              # one of `styles`
+    path: Path,              # of the LoRA, .safetensors; weights in half precision
+    shards: list,            # from `paint_crops`
+    steps: int = 160,        # optimiser steps
+    batch: int = 2,          # clips a step
+    size: int = 128,         # pixels
+    styles: tuple = STYLES,  # names of the paintings
+    report=None,             # called with (step, loss)
+) -> Path:
+    "A style as a LoRA of rank 8; a second call goes on where the first was cut off."
+    finisher.style_name = style
+    finisher.text_encoder.requires_grad_(False)
+    run = Run(add_adapters(finisher.unet, ["style"], 8), path.parent / f"{style}-run", 4e-3, 0, weight_decay=0)
+
+    def loss(step, mine):
+        rng = np.random.default_rng((11, step, mine.start))
+        stacks = [shard[rng.integers(len(shard))] for shard in (shards[rng.integers(len(shards))] for _ in share(batch, mine))]
+        clips, moves = zip(*(sliding_clip(stack, 3, size, rng) for stack in stacks))
+        return finisher.loss(np.stack(clips), moves, rng, styles)
+
+    run.fit("style", loss, steps, report=report)
+    save_lora(finisher.unet, "style", path)
+    with safe_open(path, "pt") as file:
+        state, notes = {name: file.get_tensor(name).half() for name in file.keys()}, file.metadata()
+    save_file(state, path, notes)
+    return path
+
+
+def run_loras(folder: Path, photos=(), steps: int = 160, batch: int = 2, size: int = 128, lr=None):
+    "The finished painter -> a LoRA of each of its styles."
+    shards, result = [np.load(path, mmap_mode="r") for path in sorted((folder / "crops").glob("[0-9]*.npy"))], folder / "result3"
+    for style in STYLES:
+        finisher = load_finisher(result / "loras", result, vae=result / "vae", depth=folder / "depth", kind=LoraFinisher)
+        finish_lora(finisher, style, result / "loras" / f"{style}.safetensors", shards, steps, batch, size, report=progress(style))

@@ -481,8 +481,8 @@ def run_unet(folder: Path, stage: int, lr=None, **settings):
 
 def export_weights(folder: Path, assets: Path):
     "Put the trained parts where `from_pretrained` finds them."
-    for part, source in dict(vae="result3/vae", depth="depth", unet="result3/unet", text_encoder="result3/text_encoder", tokenizer="result3/tokenizer").items():
-        shutil.copytree(folder / source, assets / part, dirs_exist_ok=True)
+    for part, source in dict(vae="result3/vae", depth="depth", unet="result3/unet", text_encoder="result3/text_encoder", tokenizer="result3/tokenizer", loras="result3/loras").items():
+        shutil.copytree(folder / source, assets / part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*-run", "tokenizer") if part == "loras" else None)
     for path in (*TINY.glob("*.json"), *TINY.glob("*.onnx")) if assets != TINY else ():     # settings, and the graph without weights
         shutil.copy(path, assets)
 
@@ -494,7 +494,8 @@ def run_last(part: str, folder: Path, photos=(), **settings):
 
 
 PARTS = dict(pairs=run_pairs, vae=run_vae, depth=run_depth, unet1=lambda folder, photos=(), **settings: run_unet(folder, 1, **settings),
-             unet2=lambda folder, photos=(), **settings: run_unet(folder, 2, **settings), crops=partial(run_last, "crops"), finish=partial(run_last, "finish"))
+             unet2=lambda folder, photos=(), **settings: run_unet(folder, 2, **settings), crops=partial(run_last, "crops"), finish=partial(run_last, "finish"),
+             loras=partial(run_last, "loras"))
 
 
 def main(argv=None):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OFFICIAL_NAMES', 'FROM_CONFIG', 'TINY', 'GRAPHS', 'check_position_tables', 'infer_config', 'load_official',
            'check_keys', 'ResidualBlock', 'encoder', 'decoder', 'TinyVAE', 'encode_prompts', 'load_models', 'load_part',
-           'owner_of', 'cpu_runner']
+           'style_lora', 'owner_of', 'cpu_runner']
 
 # %% ../nbs/09_weights.ipynb #efc6e4fe
 import json
@@ -206,6 +206,17 @@ def load_part(
     from transformers.utils import logging                                # its bar would appear on every start
     logging.disable_progress_bar()
     return kind.from_pretrained(folder, torch_dtype=dtype).to(device).eval().requires_grad_(False)
+
+# %% ../nbs/09_weights.ipynb #275cb37f
+def style_lora(
+    style: str,  # one of the embedded model's styles
+) -> Path:       # for `Live2Diff.set_lora`
+    "The file of an embedded style as a LoRA: with it, a prompt such as \"a photo\" is painted in that style."
+    path = TINY / "loras" / f"{style.replace(' ', '_')}.safetensors"
+    if not path.exists():
+        known = sorted(p.stem.replace("_", " ") for p in path.parent.glob("*.safetensors"))
+        raise ValueError(f"no LoRA of the style {style!r}: there are {', '.join(known)}")
+    return path
 
 # %% ../nbs/09_weights.ipynb #700207f0
 GRAPHS = dict(encode=("vae.encoder", "forward", (1, 3, 256, 256), 152), decode=("vae.decoder", "forward", (1, 4, 64, 64), 40),

@@ -6,13 +6,14 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 from safetensors.torch import load_file
 
-from helpers import relative
+from helpers import moving_clip, relative
 from live2diff_nb.few_steps import ConsistencyRun, distil, few_steps, many_steps
 from live2diff_nb.lora import LoraStack
 from live2diff_nb.lora_train import add_adapters, as_adapter, lora_places, save_lora, train_style
+from live2diff_nb.pipeline import Live2Diff
 from live2diff_nb.rehearse import SMALL, random_state, sd_config, split_unet
 from live2diff_nb.unet import StreamUNet, chunk_views
-from live2diff_nb.weights import load_models
+from live2diff_nb.weights import load_models, style_lora
 
 
 def tiny(): return load_models("tiny", "cpu", torch.float32, graphs=False)
@@ -130,3 +131,24 @@ def test_one_jump_is_one_long_step(steps):
         one = few_steps(models["unet"], models["scheduler"], x, [299], text, torch.zeros(1, *x.shape))
         walk = many_steps(models["unet"], models["scheduler"], x, 299, text, steps)
     assert (torch.allclose(one, walk, atol=1e-2)) == (steps == 1)
+
+
+def test_embedded_styles_as_loras_change_while_streaming():
+    "The prompt stays; each LoRA paints in its own way, and taking it out gives the first picture again, to the bit."
+    pipe, clip = Live2Diff.from_pretrained("tiny", device="cpu", height=128, width=128, graphs=False), moving_clip(10, 128, 128)
+    def painted(lora):
+        pipe.set_lora(lora)
+        return np.stack(list(pipe.stream(clip, prompt="a photo"))).astype(int)
+    plain = painted(None)
+    shown = {style: painted(str(style_lora(style))) for style in pipe.styles}
+    assert np.array_equal(painted(None), plain)
+    everything = [plain, *shown.values()]
+    assert min(np.abs(a - b).mean() for i, a in enumerate(everything) for b in everything[:i]) > 4
+
+    def switching():
+        for n, frame in enumerate(clip * 2):
+            if n == 12: pipe.set_lora(str(style_lora("etching")))
+            yield frame
+    pipe.set_lora(str(style_lora("watercolour")))
+    out = np.stack(list(pipe.stream(switching(), prompt="a photo"))).astype(int)
+    assert len(out) == 20 and np.abs(out[19] - out[9]).mean() > 10
