@@ -158,8 +158,8 @@ class Running(Starting):
                 self.stop("the page that took the frames is gone", wait=False)
             elif self.pages.lines:
                 self._tell_status()
-        if self.running and self.worker is worker:
-            self.stop(worker.error, wait=False)
+        with self.guard:                                                       # not in the middle of a new start
+            if self.running and self.worker is worker: self.stop(worker.error, wait=False)
 
 # %% ../nbs/11e_live_run.ipynb #278da3ab
 class Between(Running):
