@@ -174,11 +174,10 @@ class Between(Running):
         if self.fresh: worker.reset()
         self.applied, self.fresh = level, False
         if (stream := worker.translator) and self.pipeline:
-            worker.epoch += stream.changed                                     # pictures made before the change are old
             if (stream.judge is None) != (level.similar is None):
                 stream.judge = level.similar and SimilarFilter(level.similar)
             if self._looking(): stream.feed = self._watched(stream)
-        self.epoch = worker.epoch
+        self.epoch = max(self.epoch, worker.epoch)
 
     def _fit(self, worker: Worker, level: Level):
         "The steps and size of a rung."
@@ -210,6 +209,8 @@ class Translating(Between):
         "A frame is done: tell its page, or all pages for a source of the kernel's."
         worker = self.worker
         if worker is None or worker.ended.is_set() or worker.thread is not threading.current_thread(): return
+        worker.epoch += shown.changed                     # pictures made before the change are old
+        self.epoch = max(self.epoch, worker.epoch)
         if not shown.note.startswith("warming"): self.quality.update(time.monotonic(), worker.work[-1])
         of = shown.tag
         if shown.picture is not None:

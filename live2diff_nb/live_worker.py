@@ -24,6 +24,7 @@ class Shown(NamedTuple):
     tag: Any = None                     # of the frame the picture belongs to
     picture: np.ndarray | None = None   # (height, width, 3) uint8, or None: nothing new
     note: str = ""                      # why there is nothing new
+    changed: bool = False               # were the settings changed before it?
 
 # %% ../nbs/11b_live_worker.ipynb #4350dbb5
 class StreamTranslator:
@@ -36,11 +37,6 @@ class StreamTranslator:
     ):
         self.pipe, self.session, self.tags, self.judge = pipe, Session(pipe, seed, pipe.fixed_noise, "cut"), deque(), None
 
-    @property
-    def changed(self) -> bool:
-        "Were the pipeline's settings changed since the last frame?"
-        return self.session.version != self.pipe.version
-
     @torch.inference_mode()
     def feed(
         self,
@@ -52,15 +48,16 @@ class StreamTranslator:
         if self.judge and self.judge.skip(picture):
             return Shown(note="same")
         self.tags.append(tag)
-        changed = self.changed
-        ready = self.session.push(self.pipe.encode(picture, self.session.scale))
+        encoded, before = self.pipe.encode(picture, self.session.scale), self.session.version
+        ready = self.session.push(encoded)
+        changed = self.session.version != before           # it notices a change itself, at this moment
         tags = [self.tags.popleft() for _ in ready]
         if changed and tags and tags[-1] is not tag:       # made before the change
-            return Shown(note="changing")
+            return Shown(note="changing", changed=True)
         if not ready:
             warm = len(self.session.recent) if self.session.engine is None else self.pipe.warmup
-            return Shown(note=f"warming up {warm} of {self.pipe.warmup}")
-        return Shown(tags[-1], self.pipe.to_frames(ready[-1])[0])
+            return Shown(note=f"warming up {warm} of {self.pipe.warmup}", changed=changed)
+        return Shown(tags[-1], self.pipe.to_frames(ready[-1])[0], changed=changed)
 
 # %% ../nbs/11b_live_worker.ipynb #9dcdce9b
 class FunctionTranslator:
