@@ -147,7 +147,17 @@ RUN = """async code => { const commands = window.jupyterapp.commands, panel = wi
     return number }"""
 CANVAS = """n => { const views = [...document.querySelectorAll('.l2d')].filter(v => v.isConnected), view = views.at(n);
     if (!view) return null;
-    const look = canvas => { const c = new OffscreenCanvas(32, 32), d = c.getContext('2d'); d.drawImage(canvas, 0, 0, 32, 32); return [...d.getImageData(0, 0, 32, 32).data].filter((_, i) => i % 4 < 3) };
+    const look = canvas => {                                                   // means over 32 x 32 areas: a browser's own reduction skips pixels
+        const { width: w, height: h } = canvas, d = new OffscreenCanvas(w, h).getContext('2d'), sum = new Float64Array(3072), count = new Float64Array(1024);
+        d.drawImage(canvas, 0, 0);
+        const data = d.getImageData(0, 0, w, h).data;
+        for (let y = 0, i = 0; y < h; y++) for (let x = 0; x < w; x++, i += 4) {
+            const area = (y * 32 / h | 0) * 32 + (x * 32 / w | 0);
+            count[area]++;
+            for (let k = 0; k < 3; k++) sum[3 * area + k] += data[i + k];
+        }
+        return [...sum].map((s, i) => Math.round(s / Math.max(1, count[i / 3 | 0])));
+    };
     const [input, output] = view.querySelectorAll('canvas.picture');
     return {input: look(input), output: look(output), of: +(output.dataset.of ?? -1), painted: +(output.dataset.painted ?? 0), width: output.width,
         status: view.querySelector('.status').innerText, trouble: view.querySelector('.trouble').innerText, note: view.querySelector('.note').innerText,
