@@ -61,7 +61,8 @@ def visit(
     "Steer the window for a moment, in a thread of its own: Playwright does not run beside an event loop, as in a notebook."
     def steer():
         with find_playwright()() as playwright:
-            return work(playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}").contexts[0].pages[0])
+            pages = playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}").contexts[0].pages
+            return work(next((page for page in pages if "/lab" in page.url), pages[0]))           # the notebook's, in whatever order the tabs come
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(steer).result()
 
