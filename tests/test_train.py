@@ -149,7 +149,9 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
     (tmp_path / "pairs").mkdir()
     for i, stack in enumerate(stacks): np.save(tmp_path / f"pairs/{i}.npy", stack)
     for part in ("vae", "depth"): shutil.copytree(TINY / part, tmp_path / part)
-    for part in ("unet1", "unet2", "export"):
+    (tmp_path / "crops").mkdir()
+    np.save(tmp_path / "crops/000.npy", np.stack([stack[:, :64, :64] for stack in stacks]))
+    for part in ("unet1", "unet2", "finish", "loras", "export"):
         main([part, "--folder", str(tmp_path), "--assets", str(tmp_path / "assets"), "--steps", "1", "--batch", "1", "--size", "32"])
     monkeypatch.setattr(weights, "TINY", tmp_path / "assets")
     pipe = Live2Diff.from_pretrained("tiny", height=64, width=64)
