@@ -235,6 +235,8 @@ class Noting(LiveTranslator):
 
 
 def test_interrupt(desk):
+    desk.show("live = LiveTranslator(negative)")
+    desk.started()
     desk.begin("time.sleep(60)")
     time.sleep(1)
     desk.page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.interrupt()")
