@@ -129,11 +129,12 @@ class TinyVAE(ModelMixin, ConfigMixin):
         latent_channels: int = 4,    # channels of the latents
         channels: int = 32,          # width of the features
         factor: int = 4,             # pixels per latent, along each side
-        blocks: int = 3,             # residual blocks of the decoder; the encoder has one fewer
+        blocks: int = 5,             # residual blocks of the decoder, which has to know what paint looks like
+        encoder_blocks: int = 2,     # residual blocks of the encoder
         scaling_factor: float = 1.0, # latents are multiplied by it, so that their spread is about 1
     ):
         super().__init__()
-        self.encoder = encoder(in_channels, latent_channels, channels, factor, max(1, blocks - 1))
+        self.encoder = encoder(in_channels, latent_channels, channels, factor, encoder_blocks)
         self.decoder = decoder(in_channels, latent_channels, channels, factor, blocks)
 
     def encode(self,
