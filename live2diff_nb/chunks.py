@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from .data import STYLES
 from .depth import RunningRange, depth_to_image
 from .lcm import predict_x0, row_scalings
-from .loop import Run, share
+from .loop import Run, share, whole
 from .masks import temporal_mask
 from .pipeline import Live2Diff, vae_encode
 from .recipe import Recipe, load_parts, open_clips
 from .rehearse import split_unet
 from .train import diffuse, make_prompt, to_signed
 from .training_memory import checkpointed, choose_weights
-from .unet import chunk_views
+from .unet import StreamUNet, chunk_views
 from .weights import encode_prompts
 
 # %% ../nbs/13c_chunks.ipynb #9038ca65
@@ -106,6 +106,7 @@ class ChunkRun(Run):
         if recipe.checkpointing: checkpointed(self.unet)
         super().__init__(nn.ModuleDict(dict(unet=self.unet)), folder, recipe.lr, recipe.seed, weight_decay=0, average=recipe.average, betas=(0.9, 0.999),
                          schedule=steady, precision=None if recipe.precision == "no" else recipe.precision)
+        if self.accelerator.num_processes > 1: self.unet.to(memory_format=torch.contiguous_format)                # FSDP shares out no other layout
         device = self.accelerator.device
         self.frozen = Frozen(self.parts, getattr(self.clips, "styles", STYLES), device)
         self.kind, self.abar = self.parts["scheduler"].config.prediction_type, self.parts["scheduler"].alphas_cumprod.to(device)
@@ -147,15 +148,18 @@ class ChunkRun(Run):
 
 # %% ../nbs/13c_chunks.ipynb #03b68dd5
 def export_run(
-    run: ChunkRun,  # trained
+    run: ChunkRun,  # trained; called by all processes, the first one writes
 ) -> Path:          # of the pipeline's folder; `motion.safetensors` lies beside it
     "Write the result."
     folder = Path(run.folder) / "result"
-    if run.average: run.unet.load_state_dict(run.average["unet"].state_dict())
+    trained = {name: whole(value) for name, value in (run.average["unet"] if run.average else run.unet).state_dict().items()}
+    if not run.accelerator.is_main_process: return folder
+    with torch.device("meta"): unet = StreamUNet.from_config(run.unet.config)
+    unet.load_state_dict(trained, assign=True)
     shutil.rmtree(folder, ignore_errors=True)
-    settings = {"height": run.recipe.size, "width": run.recipe.size, **run.parts, "unet": run.unet.eval().requires_grad_(False), "window": run.recipe.frames, "warmup": run.recipe.warmup}
+    settings = {"height": run.recipe.size, "width": run.recipe.size, **run.parts, "unet": unet.eval().requires_grad_(False), "window": run.recipe.frames, "warmup": run.recipe.warmup}
     Live2Diff(**settings).save_pretrained(folder)
-    own = split_unet(run.unet.state_dict())[1]
+    own = split_unet(trained)[1]
     save_file({name: value.contiguous() for name, value in own.items()}, folder.with_name("motion.safetensors"))
     return folder
 
@@ -168,8 +172,9 @@ def train_recipe(
     report=None,       # called with (run, stage), gives what is called with (step, loss)
 ) -> Path:             # of the result
     "Both stages, then the result. A second call with the same folder goes on where the first was cut off."
-    run = ChunkRun(recipe, folder, clips, parts)
+    run = None
     for stage in (1, 2):
-        if recipe.steps[stage - 1]: run.train(stage, report and report(run, stage))
-    run.accelerator.wait_for_everyone()
-    return export_run(run) if run.accelerator.is_main_process else Path(folder) / "result"
+        if not recipe.steps[stage - 1]: continue
+        run = ChunkRun(recipe, folder, clips, parts)         # anew: weights that are shared out already cannot be shared out again
+        run.train(stage, report and report(run, stage))
+    return export_run(run or ChunkRun(recipe, folder, clips, parts))

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .chunks import ChunkRun, train_recipe
+from .loop import shared_out
 from .lcm import predict_x0, row_scalings
 from .pipeline import vae_decode
 from .recipe import Recipe, unet_shape
@@ -144,7 +145,7 @@ class Watch:
         self.bar.set_postfix(loss=f"{np.mean(self.losses[-20:]):.4f}")
         if self.log: self.log.add_scalar("loss", loss, step)
         last = step + 1 == self.bar.total
-        if (every := self.run.recipe.strips) and (last or (step + 1) % every == 0): self.keep_strip(step + 1)
+        if (every := self.run.recipe.strips) and (last or (step + 1) % every == 0) and not shared_out(self.run.models): self.keep_strip(step + 1)
         if self.plot and (last or time.time() - self.drawn > self.seconds): self.draw()
         if last: self.close()
 
