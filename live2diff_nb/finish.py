@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTURE', 'STEADY', 'random_crop', 'paint_crops', 'StyleLoss', 'coarse_loss', 'sliding_clip', 'steadiness_loss',
-           'soften', 'PictureLoss', 'Finisher', 'load_finisher', 'finish_decoder', 'distinct', 'run_crops',
+           'soften', 'inner', 'PictureLoss', 'Finisher', 'load_finisher', 'finish_decoder', 'distinct', 'run_crops',
            'run_finish', 'LoraFinisher', 'finish_lora', 'run_loras']
 
 # %% ../nbs/13h_finish.ipynb #57921fa6
@@ -101,10 +101,11 @@ class StyleLoss(nn.Module):
 def coarse_loss(
     a: Tensor,  # (n, c, h, w)
     b: Tensor,  # the same
+    fine: Tensor | float = 1.0,  # (n,) how much what is smaller than four latents counts
 ) -> Tensor:
     "Strict on the whole, lenient on the strokes."
     d = a - b
-    return F.avg_pool2d(d, 4).square().mean() + 0.5 * F.avg_pool2d(d, 2).abs().mean() + 0.4 * d.abs().mean()
+    return F.avg_pool2d(d, 4).square().mean() + (fine * (0.5 * F.avg_pool2d(d, 2).abs().mean((1, 2, 3)) + 0.4 * d.abs().mean((1, 2, 3)))).mean()
 
 # %% ../nbs/13h_finish.ipynb #b07855d4
 def sliding_clip(
@@ -126,7 +127,7 @@ def sliding_clip(
 def steadiness_loss(
     pictures: Tensor,  # (frames, c, h, w)
     move: tuple,       # rows and columns the window moves a frame
-    rim: int = 6,      # pixels left out all around: what is painted there depends on what is cut off
+    rim: int = 1,      # pixels left out all around
 ) -> Tensor:
     "Mean square difference of what two neighbouring frames both show."
     def overlap(x, dy, dx): return x[..., max(dy, 0) : x.shape[-2] + min(dy, 0), max(dx, 0) : x.shape[-1] + min(dx, 0)][..., rim:-rim, rim:-rim]
@@ -148,8 +149,18 @@ TEXTURE = {"starry night": 42.0, "watercolour": 12.0, "etching": 32.0, "cartoon"
 STEADY = {"starry night": 4.0, "watercolour": 8.0, "etching": 4.0, "cartoon": 14.0, "photo": 14.0}     # weight of the steadiness: the steadier the teacher, the larger
 
 
+def inner(x: Tensor, rim: int = 8) -> Tensor:
+    "Pictures without their rim: dots there would be the cheapest texture, since hardly a neighbour sees them move."
+    return x[..., rim:-rim, rim:-rim]
+
+
 class PictureLoss(PaintingModels):
     "What is asked of a painted clip."
+    texture, steady, fine, fresh = TEXTURE, STEADY, dict.fromkeys(TEXTURE, 1.0), 0.15    # the last one: share of clips whose frames have a noise each
+
+    def per_frame(self, weights: dict, asked: list[str], frames: int) -> Tensor:
+        "(clips * frames,) the weight of each frame's style."
+        return torch.tensor([weights[name] for name in asked]).repeat_interleave(frames)
 
     def start(self, unet: StreamUNet, text_encoder: CLIPTextModel):
         "Begin with these weights."
@@ -169,14 +180,14 @@ class PictureLoss(PaintingModels):
         strength = 0.3 if rng.random() < 0.6 else float(rng.choice([0.1, 0.2, 0.4, 0.5, 0.7, 1]))
         return pick_timesteps(self.scheduler, steps=2 if rng.random() < 0.8 else 1, strength=strength, max_timestep=MAX_TIMESTEP)
 
-    def picture_loss(self, picture: Tensor, goal: Tensor, near: Tensor, asked: list[str], moves: list[tuple]) -> Tensor:
+    def picture_loss(self, picture: Tensor, photo: Tensor, goal: Tensor, near: Tensor, asked: list[str], moves: list[tuple]) -> Tensor:
         "Texture, colours, depth and steadiness of decoded clips (clips * frames, 3, h, w)."
         frames = len(picture) // len(asked)
-        weight = torch.tensor([TEXTURE[name] for name in asked]).repeat_interleave(frames)
+        weight = self.per_frame(self.texture, asked, frames)
         colours = F.l1_loss(F.avg_pool2d(picture, 4), F.avg_pool2d(goal, 4))
         depth = F.l1_loss(self.depth(picture.clamp(-1, 1) / 2 + 0.5), near)
-        steady = sum(STEADY[name] * steadiness_loss(clip, move) for name, clip, move in zip(asked, picture.split(frames), moves)) / len(moves)
-        return (weight * self.style(picture, goal)).mean() + 2 * colours + depth + steady
+        steady = sum(self.steady[name] * steadiness_loss(clip, move) for name, clip, move in zip(asked, picture.split(frames), moves)) / len(moves)
+        return (weight * self.style(inner(picture), inner(goal))).mean() + 2 * colours + depth + steady
 
 # %% ../nbs/13h_finish.ipynb #47ebb1aa
 class Finisher(PictureLoss):
@@ -205,15 +216,15 @@ class Finisher(PictureLoss):
             source, target = self.vae.encode(torch.cat([seen, goal])).chunk(2)
             depth, near = self.encode_depth(seen, frames), self.depth(photo / 2 + 0.5)
         text = encode_prompts(self.tokenizer, self.text_encoder, self.prompts(asked, rng)).repeat_interleave(frames, 0)
-        features, timesteps, fixed, total = self.unet.encode_depth(depth), self.timesteps(rng), rng.random() < 0.85, 0
+        features, timesteps, fixed, total = self.unet.encode_depth(depth), self.timesteps(rng), rng.random() >= self.fresh, 0
         scalings, mask = row_scalings(self.scheduler, timesteps), temporal_mask(frames, frames // 2, self.mode)
         x = add_noise(scalings, 0, source, self.noise(source, frames, fixed))
         for k, t in enumerate(timesteps):
             out = self.unet(x, torch.full((len(x),), t), text, features, chunk_views(self.unet, frames, mask))
             last = k + 1 == len(timesteps)
-            total = total + (1 if last else 0.5) * coarse_loss(out, target)
+            total = total + (1 if last else 0.5) * coarse_loss(out, target, self.per_frame(self.fine, asked, frames))
             x = x if last else add_noise(scalings, k + 1, out.detach(), self.noise(out, frames, fixed))
-        return total + self.picture_loss(self.vae.decode(out), goal, near, asked, moves)
+        return total + self.picture_loss(self.vae.decode(out), photo, goal, near, asked, moves)
 
     def finish(
         self,
@@ -221,16 +232,17 @@ class Finisher(PictureLoss):
         steps: int,              # optimiser steps
         batch: int = 3,          # clips a step
         frames: int = 4,         # of a clip
-        size: int = 128,         # pixels of the crops that are seen; a multiple of 32
+        size: int = 128,         # pixels of the crops that are seen; a multiple of 32, 64 or more
         styles: tuple = STYLES,  # names of the paintings
         every: float = 60,       # seconds between checkpoints
         report=None,             # called with (step, loss)
+        fastest: int = 9,        # pixels a frame, along each side
     ):
         "Train; a second call with the same folder goes on where the first was cut off."
         def loss(step, mine):
             rng = np.random.default_rng((self.seed, 3, step, mine.start))
             stacks = [shard[rng.integers(len(shard))] for shard in (shards[rng.integers(len(shards))] for _ in share(batch, mine))]
-            clips, moves = zip(*(sliding_clip(stack, frames, size, rng) for stack in stacks))
+            clips, moves = zip(*(sliding_clip(stack, frames, size, rng, fastest) for stack in stacks))
             return self.loss(np.stack(clips), moves, rng, styles)
 
         self.fit("finish", loss, steps, every=every, report=report)
@@ -366,7 +378,7 @@ def finish_lora(
 
 def run_loras(folder: Path, photos=(), steps: int = 160, batch: int = 2, size: int = 128, lr=None):
     "The finished painter -> a LoRA of each of its styles."
-    shards, result = [np.load(path, mmap_mode="r") for path in sorted((folder / "crops").glob("[0-9]*.npy"))], folder / "result3"
+    shards, result = [np.load(path, mmap_mode="r") for path in sorted((folder / "crops").glob("[0-9]*.npy"))], folder / "result4"
     for style in STYLES:
         finisher = load_finisher(result / "loras", result, vae=result / "vae", depth=folder / "depth", kind=LoraFinisher)
         finish_lora(finisher, style, result / "loras" / f"{style}.safetensors", shards, steps, batch, size, report=progress(style))

@@ -481,21 +481,21 @@ def run_unet(folder: Path, stage: int, lr=None, **settings):
 
 def export_weights(folder: Path, assets: Path):
     "Put the trained parts where `from_pretrained` finds them."
-    for part, source in dict(vae="result3/vae", depth="depth", unet="result3/unet", text_encoder="result3/text_encoder", tokenizer="result3/tokenizer", loras="result3/loras").items():
+    for part, source in dict(vae="result4/vae", depth="depth", unet="result4/unet", text_encoder="result4/text_encoder", tokenizer="result4/tokenizer", loras="result4/loras").items():
         shutil.copytree(folder / source, assets / part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*-run", "tokenizer") if part == "loras" else None)
     for path in (*TINY.glob("*.json"), *TINY.glob("*.onnx")) if assets != TINY else ():     # settings, and the graph without weights
         shutil.copy(path, assets)
 
 # %% ../nbs/13_train.ipynb #20901726
 def run_last(part: str, folder: Path, photos=(), **settings):
-    "The parts of chapter 13h, which builds on this one."
-    from live2diff_nb import finish
-    getattr(finish, f"run_{part}")(folder, photos, **settings)
+    "The parts of chapters 13h and 13i, which build on this one."
+    from live2diff_nb import critic, finish
+    getattr(critic if part == "critic" else finish, f"run_{part}")(folder, photos, **settings)
 
 
 PARTS = dict(pairs=run_pairs, vae=run_vae, depth=run_depth, unet1=lambda folder, photos=(), **settings: run_unet(folder, 1, **settings),
              unet2=lambda folder, photos=(), **settings: run_unet(folder, 2, **settings), crops=partial(run_last, "crops"), finish=partial(run_last, "finish"),
-             loras=partial(run_last, "loras"))
+             critic=partial(run_last, "critic"), loras=partial(run_last, "loras"))
 
 
 def main(argv=None):

@@ -150,9 +150,10 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
     for i, stack in enumerate(stacks): np.save(tmp_path / f"pairs/{i}.npy", stack)
     for part in ("vae", "depth"): shutil.copytree(TINY / part, tmp_path / part)
     (tmp_path / "crops").mkdir()
-    np.save(tmp_path / "crops/000.npy", np.stack([stack[:, :64, :64] for stack in stacks]))
-    for part in ("unet1", "unet2", "finish", "loras", "export"):
-        main([part, "--folder", str(tmp_path), "--assets", str(tmp_path / "assets"), "--steps", "1", "--batch", "1", "--size", "32"])
+    np.save(tmp_path / "crops/000.npy", np.stack([np.tile(stack, (1, 2, 2, 1))[:, :64, :64] for stack in stacks]))
+    for part in ("unet1", "unet2", "finish", "critic", "loras", "export"):
+        size = "32" if part.startswith("unet") else "64"
+        main([part, "--folder", str(tmp_path), "--assets", str(tmp_path / "assets"), "--steps", "1", "--batch", "1", "--size", size])
     monkeypatch.setattr(weights, "TINY", tmp_path / "assets")
     pipe = Live2Diff.from_pretrained("tiny", height=64, width=64)
     assert pipe.styles.keys() == json.loads((TINY / "config.json").read_text())["styles"].keys()
