@@ -47,11 +47,12 @@ def photographs(
 def lines(
     frame: np.ndarray,     # (H, W, 3) uint8 RGB
     depth: float = 0.92,   # how dark a line may get: 0 leaves no lines, 1 makes them black
+    width: float = 1.6,    # about that of the lines, pixels
 ) -> np.ndarray:           # (H, W, 1) float in [1 - depth, 1], to multiply the colours by
     "Dark lines where a pixel is darker than its surroundings: a difference of Gaussians."
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    difference = cv2.GaussianBlur(grey, (0, 0), 0.9) - cv2.GaussianBlur(grey, (0, 0), 2.2)
-    return np.clip(1 + np.tanh((difference + 3) * 0.35), 1 - depth, 1)[..., None]
+    difference = cv2.GaussianBlur(grey, (0, 0), width) - cv2.GaussianBlur(grey, (0, 0), 2.4 * width)
+    return np.clip(1 + np.tanh((difference + 3) * 0.25), 1 - depth, 1)[..., None]
 
 # %% ../nbs/12_data.ipynb #72ab1040
 def soft_steps(
@@ -72,7 +73,7 @@ def opencv_cartoon(
     smooth = cv2.edgePreservingFilter(smooth, flags=1, sigma_s=25, sigma_r=0.3)
     lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32)
     lab[..., 0] = soft_steps((lab[..., 0] / 255) ** 0.82) * 250 + 4
-    lab[..., 1:] = 128 + (lab[..., 1:] - 128) * 1.6
+    lab[..., 1:] = 128 + (lab[..., 1:] - 128) * 1.9
     colour = cv2.cvtColor(np.clip(lab, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
     return (colour * lines(smooth)).astype(np.uint8)
 

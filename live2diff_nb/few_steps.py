@@ -92,7 +92,7 @@ class ConsistencyRun(Run):
         slow: float = 0.95,         # share of the slow copy that stays at each step
     ):
         self.parts, self.unet, self.scheduler, self.guidance, self.slow = models, models["unet"], models["scheduler"], guidance, slow
-        self.grid = sorted(t for t in lcm_timesteps(self.scheduler) if max_timestep is None or t <= max_timestep)
+        self.grid = [0] + sorted(t for t in lcm_timesteps(self.scheduler) if max_timestep is None or t <= max_timestep)     # 0: the anchor
         super().__init__(add_adapters(self.unet, ["student", "slow"], rank, seed=seed), folder, lr, seed, weight_decay=0)
         for name in ("unet", "vae", "text_encoder"): models[name].to(self.accelerator.device)
 

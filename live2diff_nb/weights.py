@@ -220,7 +220,7 @@ def style_lora(
     return path
 
 # %% ../nbs/09_weights.ipynb #700207f0
-GRAPHS = dict(encode=("vae.encoder", "forward", (1, 3, 256, 256), 152), decode=("vae.decoder", "forward", (1, 4, 64, 64), 40),
+GRAPHS = dict(encode=("vae.encoder", "forward", (1, 3, 256, 256), 152), decode=("vae.decoder", "forward", (1, 4, 64, 64), 44),
               depth=("depth", "estimate", (1, 3, 256, 256), 256))  # whose method, at which input, and how many rows at once
 
 

