@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXTURE', 'STEADY', 'random_crop', 'paint_crops', 'StyleLoss', 'coarse_loss', 'sliding_clip', 'steadiness_loss',
-           'soften', 'inner', 'PictureLoss', 'Finisher', 'load_finisher', 'finish_decoder', 'distinct', 'run_crops',
-           'run_finish', 'LoraFinisher', 'finish_lora', 'run_loras']
+           'soften', 'roughen', 'inner', 'PictureLoss', 'Finisher', 'load_finisher', 'finish_decoder', 'distinct',
+           'run_crops', 'run_finish', 'LoraFinisher', 'finish_lora', 'run_loras']
 
 # %% ../nbs/13h_finish.ipynb #57921fa6
 import copy
@@ -129,7 +129,8 @@ def steadiness_loss(
     move: tuple,       # rows and columns the window moves a frame
     rim: int = 1,      # pixels left out all around
 ) -> Tensor:
-    "Mean square difference of what two neighbouring frames both show."
+    "Mean square difference of what two neighbouring frames both show; 0 for a single frame."
+    if len(pictures) < 2: return pictures.new_zeros(())
     def overlap(x, dy, dx): return x[..., max(dy, 0) : x.shape[-2] + min(dy, 0), max(dx, 0) : x.shape[-1] + min(dx, 0)][..., rim:-rim, rim:-rim]
     dy, dx = move
     return F.mse_loss(overlap(pictures[:-1], dy, dx), overlap(pictures[1:], -dy, -dx))
@@ -144,6 +145,25 @@ def soften(
     "Some clips out of focus."
     return torch.cat([gaussian_blur(clip, 11, rng.uniform(0.8, 2.2)) if name != "photo" and rng.random() < share else clip for clip, name in zip(clips, asked)])
 
+
+def roughen(
+    clips: Tensor,             # (n, frames, 3, h, w) in [-1, 1]
+    asked: list[str],          # style of each clip; "photo" stays as it is
+    rng: np.random.Generator,  # source of chance
+    share: float = 0.6,        # of the clips
+    noise: float = 7.0,        # at most, standard deviation of the sensor's, 0..255
+    quality: tuple = (25, 80), # of the JPEG, from and to
+) -> Tensor:                   # (n * frames, 3, h, w)
+    "Some clips as a cheap camera gives them: each frame with grain of its own, and compressed by itself."
+    def shot(frame, sigma, level):
+        pixels = frame.permute(1, 2, 0).numpy() * 127.5 + 127.5
+        pixels = pixels + rng.normal(0, sigma, (*pixels.shape[:2], 1)) + rng.normal(0, sigma / 2, pixels.shape)
+        code = cv2.imencode(".jpg", np.clip(pixels[..., ::-1], 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, level])[1]
+        return to_signed(np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]))
+
+    return torch.cat([torch.cat([shot(frame, sigma, level) for frame in clip]) if name != "photo" and rng.random() < share else clip
+                      for clip, name, sigma, level in zip(clips, asked, rng.uniform(0, noise, len(clips)), rng.integers(*quality, len(clips)).tolist())])
+
 # %% ../nbs/13h_finish.ipynb #842a0de0
 TEXTURE = {"starry night": 42.0, "watercolour": 12.0, "etching": 32.0, "cartoon": 8.0, "photo": 4.0}   # weight of the style loss: the harder the strokes are to foresee, the larger
 STEADY = {"starry night": 4.0, "watercolour": 8.0, "etching": 4.0, "cartoon": 14.0, "photo": 14.0}     # weight of the steadiness: the steadier the teacher, the larger
@@ -156,7 +176,8 @@ def inner(x: Tensor, rim: int = 8) -> Tensor:
 
 class PictureLoss(PaintingModels):
     "What is asked of a painted clip."
-    texture, steady, fine, fresh = TEXTURE, STEADY, dict.fromkeys(TEXTURE, 1.0), 0.15    # the last one: share of clips whose frames have a noise each
+    texture, steady, fine = TEXTURE, STEADY, dict.fromkeys(TEXTURE, 1.0)
+    fresh, rough, alone = 0.15, 0.0, 0.0    # share of clips whose frames have a noise each; that a cheap camera took; of steps whose frames are taken one by one
 
     def per_frame(self, weights: dict, asked: list[str], frames: int) -> Tensor:
         "(clips * frames,) the weight of each frame's style."
@@ -210,8 +231,11 @@ class Finisher(PictureLoss):
         styles: tuple = STYLES,    # names of the paintings
     ) -> Tensor:
         "Colours of every denoising step, and the picture after the last."
+        if rng.random() < self.alone:                                        # every frame is a clip by itself
+            clips = clips.reshape(-1, 1, *clips.shape[2:])
+            moves = [(0, 0)] * len(clips)
         (asked, photo, goal), frames = self.requests(clips, rng, styles), clips.shape[1]
-        seen = soften(photo.unflatten(0, (-1, frames)), asked, rng)
+        seen = roughen(soften(photo.unflatten(0, (-1, frames)), asked, rng).unflatten(0, (-1, frames)), asked, rng, self.rough)
         with torch.no_grad():
             source, target = self.vae.encode(torch.cat([seen, goal])).chunk(2)
             depth, near = self.encode_depth(seen, frames), self.depth(photo / 2 + 0.5)
@@ -305,12 +329,13 @@ def distinct(
     least: int = 200,     # short side, pixels
     most: int = 900,      # larger ones are reduced to this short side
     apart: float = 4.0,   # mean difference of 8 x 8 thumbnails, 0..255
+    white: float = 0.25,  # at most, share of white pixels: things on white paper teach little
 ) -> list:
-    "Pictures that are large enough and not another's copy at another size."
+    "Pictures that are large enough, not on white paper and not another's copy at another size."
     kept, thumbnails = [], []
     for picture in pictures:
         thumbnail = cv2.resize(picture, (8, 8), interpolation=cv2.INTER_AREA).astype(int)
-        if min(picture.shape[:2]) < least or any(np.abs(thumbnail - other).mean() < apart for other in thumbnails):
+        if min(picture.shape[:2]) < least or (picture.min(2) > 250).mean() > white or any(np.abs(thumbnail - other).mean() < apart for other in thumbnails):
             continue
         scale = min(1, most / min(picture.shape[:2]))
         kept.append(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
@@ -321,7 +346,7 @@ def distinct(
 def run_crops(folder: Path, photos=(), **settings):
     "Photographs -> painted crops."
     pictures = distinct(picture for place in photos or default_photographs() for _, picture in photographs(place))
-    print(f"crops: of {len(pictures)} pictures, {sum(map(len, paint_crops(pictures, folder / 'crops')))} crops", flush=True)
+    print(f"crops: of {len(pictures)} pictures, {sum(map(len, paint_crops(pictures, folder / 'crops', 4800)))} crops", flush=True)
 
 
 

@@ -134,7 +134,7 @@ class Resumed(Checkpointed):
         state = load_state(places[found])
         self.models.load_state_dict(state["models"] if found == name else state.get("average", state["models"]))
         if self.average:
-            self.average.load_state_dict(state["average"])
+            self.average.load_state_dict(state.get("average", state["models"]))
         if found == name:
             self.moments, self.step = state["optimizer"], state["step"]
 
