@@ -34,7 +34,7 @@ def read_picture(
         return None
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
-# %% ../nbs/12_data.ipynb #7f1fc23a
+# %% ../nbs/12_data.ipynb #7f1fc23c
 def packed(
     path, # a Qt resource file, `.rcc`
 ):        # -> yields (H, W, 3) uint8 RGB
@@ -52,7 +52,7 @@ def packed(
         if picture is not None and picture.ndim == 3 and picture.dtype == np.uint8 and (picture.shape[2] == 3 or picture[..., 3].min() == 255):
             yield cv2.cvtColor(picture[..., :3], cv2.COLOR_BGR2RGB)
 
-
+# %% ../nbs/12_data.ipynb #7f1fc23a
 def photographs(
     folder, # searched with its subfolders; one picture is fine too
 ):          # -> yields (path, (H, W, 3) uint8 RGB)

@@ -51,7 +51,7 @@ def random_crop(
 def paint_crops(
     pictures: list,      # of (H, W, 3) uint8
     folder,              # `000.npy` and so on go here; what is there is not painted again
-    count: int = 2400,   # crops
+    count: int = 4800,   # crops
     size: int = 256,     # their side, pixels
     teachers=TEACHERS,   # name -> teacher
     each: int = 40,      # crops a file
@@ -145,7 +145,7 @@ def soften(
     "Some clips out of focus."
     return torch.cat([gaussian_blur(clip, 11, rng.uniform(0.8, 2.2)) if name != "photo" and rng.random() < share else clip for clip, name in zip(clips, asked)])
 
-
+# %% ../nbs/13h_finish.ipynb #27b00511
 def roughen(
     clips: Tensor,             # (n, frames, 3, h, w) in [-1, 1]
     asked: list[str],          # style of each clip; "photo" stays as it is
@@ -346,7 +346,7 @@ def distinct(
 def run_crops(folder: Path, photos=(), **settings):
     "Photographs -> painted crops."
     pictures = distinct(picture for place in photos or default_photographs() for _, picture in photographs(place))
-    print(f"crops: of {len(pictures)} pictures, {sum(map(len, paint_crops(pictures, folder / 'crops', 4800)))} crops", flush=True)
+    print(f"crops: of {len(pictures)} pictures, {sum(map(len, paint_crops(pictures, folder / 'crops')))} crops", flush=True)
 
 
 

@@ -171,12 +171,17 @@ def loras(pipe, tmp_path):
     pipe.apply_lora({})
 
 
-def stream(pipe, changes, **settings):
+def stream(pipe, changes, clip=CLIP, **settings):
     def frames():
-        for n, frame in enumerate(CLIP):
+        for n, frame in enumerate(clip):
             if n in changes: changes[n]()
             yield frame
     return list(pipe.stream(frames(), style="etching", **settings))
+
+
+def untouched(ended, out):
+    "A change first finishes the frames in flight, as the end of a stream does: up to there the two are the same to the bit."
+    return len(ended) == 12 and all(np.array_equal(x, y) for x, y in zip(ended, out))
 
 
 @pytest.mark.parametrize("change", ["cut", "soft"])
@@ -187,7 +192,8 @@ def test_swapped_reweighted_and_removed_while_streaming(pipe, loras, change):
     changes = {12: lambda: pipe.set_lora(a), 20: lambda: pipe.set_lora({a: 0.5, b: 1}), 28: lambda: pipe.set_lora(None)}
     out = stream(pipe, changes, change=change)
     off = [np.abs(x.astype(float) - y).mean() for x, y in zip(plain, out)]
-    assert len(out) == len(CLIP) and max(off[:12]) == 0 and min(off[13:27]) > 0.5 and same(before, bits(pipe.unet))
+    assert len(out) == len(CLIP) and min(off[13:27]) > 0.5 and same(before, bits(pipe.unet))
+    assert untouched(stream(pipe, {}, CLIP[:12], change=change), out)
     if change == "cut": assert max(off[36:]) < min(off[13:27])
 
 
@@ -206,7 +212,7 @@ def test_a_style_brings_its_lora(pipe, loras, monkeypatch):
     out = stream(pipe, {12: lambda: setattr(pipe, "style", "ours"), 25: lambda: setattr(pipe, "style", "etching")})
     plain = stream(pipe, {})
     off = [np.abs(x.astype(float) - y).mean() for x, y in zip(plain, out)]
-    assert max(off[:12]) == 0 and min(off[13:24]) > 0.5 and same(before, bits(pipe.unet))
+    assert min(off[13:24]) > 0.5 and same(before, bits(pipe.unet)) and untouched(stream(pipe, {}, CLIP[:12]), out)
 
 
 def test_a_runner_with_weights_of_its_own_stands_aside_or_is_told(loras):

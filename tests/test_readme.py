@@ -1,4 +1,5 @@
 """What the README says, works."""
+import json
 import re
 import subprocess
 import sys
@@ -35,3 +36,10 @@ def test_pictures_and_links_exist():
 
 
 def test_no_numbers_are_missing(): assert "TO BE MEASURED" not in README
+
+
+def test_the_table_is_that_of_chapter_15():
+    def rows(text): return [row[:4] for row in (re.findall(r"\| (\d+\.\d+) ", line) for line in text.splitlines()) if len(row) >= 4]
+    cells = json.loads((ROOT / "nbs/15_evaluate.ipynb").read_text(encoding="utf8"))["cells"]
+    chapter, = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown" and "--drift 1000` printed" in "".join(cell["source"])]
+    assert rows(README.split("## How good")[1].split("\n## ")[0]) == rows(chapter) and len(rows(chapter)) == 8

@@ -69,6 +69,18 @@ def test_stage_two_starts_from_the_average_of_stage_one(tmp_path, stacks, frozen
     assert all(torch.equal(a, b) for a, b in zip(second.models.parameters(), first.average.parameters()))
 
 
+def test_an_average_can_be_begun_late(tmp_path):
+    "A checkpoint without an average: the average begins with its weights."
+    def train(steps, average):
+        run = Run(torch.nn.Linear(2, 2), tmp_path, average=average)
+        run.fit("x", lambda step, mine: run.models.weight.square().sum(), steps, every=0)
+        return run
+    train(2, False)
+    late = train(2, True)
+    assert late.step == 2 and all(torch.equal(a, b) for a, b in zip(late.average.parameters(), late.models.parameters()))
+    assert "average" in load_state((train(3, True).folder) / "x.pt")
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     run = Run(torch.nn.Linear(2, 2), tmp_path, lr=0.5)
     with pytest.raises(FloatingPointError, match="became nan at step 2 in share 1 of 1: .*smaller lr than 0.5"):
