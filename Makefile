@@ -84,7 +84,7 @@ bench: $(VENV)/.dev
 	$(BIN)/live2diff-nb bench
 
 weights: $(VENV)/.dev
-	$(BIN)/python -m live2diff_nb.train all --folder out/weights $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:
 	rm -rf _docs _proc build dist out *.egg-info .pytest_cache

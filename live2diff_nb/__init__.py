@@ -2,10 +2,7 @@
 
 __version__ = "0.1.0"
 
+import lazy_loader
 
-def __getattr__(name):
-    "`Live2Diff`, imported on first use: the command line answers `--help` without loading torch."
-    if name == "Live2Diff":
-        from live2diff_nb.pipeline import Live2Diff
-        return Live2Diff
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# imported on first use: the command line answers `--help` without loading torch
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"pipeline.live2diff": ["Live2Diff"]})

@@ -97,7 +97,7 @@ def keep(
     width, # pixels
 ):
     "The same frames; a copy of each, at the output's size, waits in `kept`."
-    from live2diff_nb.video import resize_frame
+    from live2diff_nb.video.sources import resize_frame
     for frame in frames:
         kept.append(resize_frame(frame, height, width))
         yield frame
@@ -134,7 +134,7 @@ def load(
         raise ValueError(f"--device {args.device} is not a device: write cpu, cuda, cuda:1 or mps")
     quiet(bars=args.weights != "tiny")
     import torch # seconds to import, like the next
-    from live2diff_nb.pipeline import Live2Diff
+    from live2diff_nb.pipeline.live2diff import Live2Diff
     if args.device and args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: PyTorch finds no CUDA card; leave --device away to run on the CPU")
     given = {name: getattr(args, name, None) for name in ("motion", "depth", "vae", "lcm_lora", "dreambooth") if getattr(args, name, None)}
@@ -152,7 +152,8 @@ def run(
     began, # when the user began to wait, by `time.perf_counter`
 ) -> tuple: # (seconds until the first frame, was it stopped?)
     "Translate every frame and write it, until the end or Ctrl-C."
-    from live2diff_nb.video import progress, side_by_side
+    from live2diff_nb.video.sinks import progress
+    from live2diff_nb.video.sources import side_by_side
     kept, first = deque(), None
     frames = keep(source, kept, *args.size) if args.side_by_side else source
     options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed)
@@ -168,7 +169,8 @@ def translate(
     args, # parsed options
 ) -> int: # exit code
     "The command `translate`."
-    from live2diff_nb.video import open_sink, open_source
+    from live2diff_nb.video.sinks import open_sink
+    from live2diff_nb.video.sources import open_source
     if Path(args.output).exists() and Path(args.input).resolve() == Path(args.output).resolve():
         raise ValueError(f"{args.output} is the input: write to another name")
     with open_source(args.input, args.start, args.limit) as source:
@@ -196,7 +198,7 @@ def download(
     args, # parsed options; `yes`: fetch
 ) -> int: # exit code: 1 if something failed
     "The command `download`."
-    from live2diff_nb.config import NEEDED, download as fetch, download_list # imports PyTorch
+    from live2diff_nb.weights.config import NEEDED, download as fetch, download_list # imports PyTorch
     print(download_list())
     if not args.yes: return print(f"in all {sum(need.size for need in NEEDED) / 1e9:.1f} GB; `live2diff-nb download --yes` fetches what needs no account") or 0
     failed = fetch()
@@ -257,8 +259,8 @@ def train(
 ) -> int: # exit code
     "The command `train`."
     quiet()
-    from live2diff_nb.recipe import read_recipe # imports PyTorch, and so does the next
-    from live2diff_nb.watch import train_and_watch
+    from live2diff_nb.training.recipe import read_recipe # imports PyTorch, and so does the next
+    from live2diff_nb.training.watch import train_and_watch
     recipe = read_recipe(args.recipe, args.settings)
     folder = Path(args.out or f"out/train-{Path(args.recipe).stem}")
     result = train_and_watch(recipe, folder, args.estimate)

@@ -28,11 +28,11 @@ def changed(folder, pattern):
 def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = copied(Path(temporary))
-        for path in (folder / "live2diff_nb").glob("*.py"):
+        for path in (folder / "live2diff_nb").rglob("*.py"):
             if path.name != "__init__.py": path.unlink() # a module without a notebook would stay away
         for tool in ("nbdev_export", "nbdev_clean"): subprocess.run([TOOLS / tool], cwd=folder, check=True)
         subprocess.run([sys.executable, folder / "nbs/_site.py", "readme"], cwd=folder, check=True)
-        wrong = [name for pattern in ("live2diff_nb/*.py", "nbs/**/*.ipynb", "README.md", "nbs/nbdev.yml") for name in changed(folder, pattern)]
+        wrong = [name for pattern in ("live2diff_nb/**/*.py", "nbs/**/*.ipynb", "README.md", "nbs/nbdev.yml") for name in changed(folder, pattern)]
     if (ROOT / "nbs/tutorials/live.ipynb").read_bytes() != (ROOT / "live2diff_nb/assets/live.ipynb").read_bytes():
         wrong.append("live2diff_nb/assets/live.ipynb")
     if wrong: sys.exit("Not what the notebooks say: " + ", ".join(wrong) + ". Run `make prepare`.")

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from live2diff_nb.unet import StreamUNet
+from live2diff_nb.engine.unet import StreamUNet
 
 
 def toy_unet(seed=0, **changes):

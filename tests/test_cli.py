@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from live2diff_nb.cli import Stop, main, make_parser, parse_size, percentile, summary
-from live2diff_nb.video import demo_clip, open_sink, open_source, resize_frame
+from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
+from live2diff_nb.video.sinks import open_sink
 
 COMMAND = [sys.executable, "-m", "live2diff_nb.cli"]
 

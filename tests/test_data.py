@@ -6,11 +6,13 @@ import warnings
 import numpy as np
 import pytest
 
-from live2diff_nb.clips import Mixture, PaintedClips, ShardClips, VideoClips, caption_of, has_cut, kept, read_clip, write_shards
-from live2diff_nb.data import STYLES, TEACHERS, PhotoClips
-from live2diff_nb.metrics import motion, warp, warp_error
-from live2diff_nb.rendered import Poses, RenderedClips, Thing, exact_motion, make_mips, make_rays, take_view, trace
-from live2diff_nb.video import demo_clip, open_sink
+from live2diff_nb.data.films import Mixture, PaintedClips, ShardClips, VideoClips, caption_of, has_cut, kept, read_clip, write_shards
+from live2diff_nb.data.teachers import STYLES, TEACHERS
+from live2diff_nb.data.camera import PhotoClips
+from live2diff_nb.judge.metrics import motion, warp, warp_error
+from live2diff_nb.data.scenes import Poses, RenderedClips, Thing, exact_motion, make_mips, make_rays, take_view, trace
+from live2diff_nb.video.sources import demo_clip
+from live2diff_nb.video.sinks import open_sink
 
 
 @pytest.fixture(scope="module")

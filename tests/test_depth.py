@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from live2diff_nb.depth import (DepthAdapter, DPTHybrid, RunningRange, TinyDepth, depth_to_image, load_dpt_hybrid,
-                                load_tiny_depth, rescale)
+from live2diff_nb.engine.unet import DepthAdapter
+from live2diff_nb.depth.midas import DPTHybrid, load_dpt_hybrid
+from live2diff_nb.depth.estimator import RunningRange, TinyDepth, depth_to_image, load_tiny_depth, rescale
 
 GOLDEN = Path(__file__).parent / "golden"
 

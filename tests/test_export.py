@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import relative, toy_unet
-from live2diff_nb.unet import StreamStep, example_step
+from live2diff_nb.engine.unet import StreamStep, example_step
 
 WINDOW, WARMUP = 5, 2
 NAMES = ["latents", "timesteps", "text", "depth", "slot", "position", "bias"]

@@ -9,7 +9,8 @@ import pytest
 
 import live2diff_nb
 
-MODULES = sorted(path.stem for path in Path(live2diff_nb.__file__).parent.glob("*.py") if path.stem not in ("__init__", "_modidx"))
+PACKAGE = Path(live2diff_nb.__file__).parent
+MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".") for path in PACKAGE.rglob("*.py") if path.stem[0] != "_")
 
 CODE = """
 import importlib, json, sys

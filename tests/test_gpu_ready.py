@@ -4,9 +4,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import relative, toy_unet
-from live2diff_nb.lora import LoraLayer, LoraStack
-from live2diff_nb.stream import StreamDenoiser
-from live2diff_nb.unet import example_step, ring_views
+from live2diff_nb.weights.lora import LoraLayer, LoraStack
+from live2diff_nb.engine.stream import StreamDenoiser
+from live2diff_nb.engine.unet import example_step, ring_views
 
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item")   # what makes the host wait for the card
 

@@ -14,11 +14,12 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from live2diff_nb import Live2Diff, cli
-from live2diff_nb.live import LiveTranslator
-from live2diff_nb.live_desk import unbind_replies
-from live2diff_nb.live_wire import KINDS, Loopback, Mailbox, Refused, check_message, pack, unpack
-from live2diff_nb.live_worker import AdaptiveQuality, StreamTranslator, Ticket, Worker, encode_frame, ladder
-from live2diff_nb.video import open_source
+from live2diff_nb.live.widget import LiveTranslator
+from live2diff_nb.live.desk import unbind_replies
+from live2diff_nb.live.wire import KINDS, Loopback, Mailbox, Refused, check_message, pack, unpack
+from live2diff_nb.live.worker import AdaptiveQuality, StreamTranslator, Ticket, Worker, ladder
+from live2diff_nb.live.wire import encode_frame
+from live2diff_nb.video.sources import open_source
 
 FRAME = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 
@@ -298,7 +299,7 @@ def test_a_widget_that_cannot_be_built_ends_in_one_error(wrong, monkeypatch):
 def test_bench_without_a_browser_says_so_in_one_sentence(monkeypatch, capsys, lacking, remedy):
     if lacking == "PATH": monkeypatch.setenv("PATH", "")
     else:
-        monkeypatch.setattr("live2diff_nb.live_bench.find_chromium", lambda: "chromium")
+        monkeypatch.setattr("live2diff_nb.live.bench.find_chromium", lambda: "chromium")
         monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
     assert cli.main(["bench", "live", "trivial"]) == 2
     said = capsys.readouterr().err.splitlines()

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from live2diff_nb.live_bench import visit, window
-from live2diff_nb.live_browser import FLAGS, NAMES, READY, Lab, LiveDesk, camera_film, find_chromium, wait_for
-from live2diff_nb.video import demo_clip, open_source, resize_frame
+from live2diff_nb.live.bench import visit, window
+from live2diff_nb.live.browser import FLAGS, NAMES, READY, Lab, LiveDesk, camera_film, find_chromium, wait_for
+from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.browser
@@ -80,7 +80,7 @@ class Page(LiveDesk):
 
 
 IMPORTS = """import time, threading, json, numpy as np
-from live2diff_nb.live import LiveTranslator
+from live2diff_nb.live.widget import LiveTranslator
 def negative(frame): return 255 - frame"""
 
 

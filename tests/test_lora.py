@@ -9,11 +9,11 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from helpers import moving_clip, relative
-from live2diff_nb.lora import LoraStack, add_lora, layer_names, read_lora
-from live2diff_nb.pipeline import Live2Diff
-from live2diff_nb.rehearse import SMALL, random_state, sd_config, split_unet, write_rehearsal
-from live2diff_nb.unet import StreamUNet, chunk_views
-from live2diff_nb.weights import load_official
+from live2diff_nb.weights.lora import LoraStack, add_lora, layer_names, read_lora
+from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.weights.rehearse import SMALL, random_state, sd_config, split_unet, write_rehearsal
+from live2diff_nb.engine.unet import StreamUNet, chunk_views
+from live2diff_nb.weights.official import load_official
 
 GOLDEN = Path(__file__).parent / "golden"
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

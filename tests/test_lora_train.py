@@ -7,13 +7,13 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 from safetensors.torch import load_file
 
 from helpers import moving_clip, relative
-from live2diff_nb.few_steps import ConsistencyRun, distil, few_steps, many_steps
-from live2diff_nb.lora import LoraStack
-from live2diff_nb.lora_train import add_adapters, as_adapter, lora_places, save_lora, train_style
-from live2diff_nb.pipeline import Live2Diff
-from live2diff_nb.rehearse import SMALL, random_state, sd_config, split_unet
-from live2diff_nb.unet import StreamUNet, chunk_views
-from live2diff_nb.weights import load_models, style_lora
+from live2diff_nb.training.few_steps import ConsistencyRun, distil, few_steps, many_steps
+from live2diff_nb.weights.lora import LoraStack
+from live2diff_nb.training.lora import add_adapters, as_adapter, lora_places, save_lora, train_style
+from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.weights.rehearse import SMALL, random_state, sd_config, split_unet
+from live2diff_nb.engine.unet import StreamUNet, chunk_views
+from live2diff_nb.weights.tiny import load_models, style_lora
 
 
 def tiny(): return load_models("tiny", "cpu", torch.float32, graphs=False)

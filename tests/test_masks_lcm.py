@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from helpers import relative, toy_unet
-from live2diff_nb.lcm import (PREDICTION_TYPES, RowScalings, add_noise, consistency, lcm_timesteps, make_scheduler, pick_timesteps,
-                              predict_x0, row_scalings)
-from live2diff_nb.masks import MODES, receptive_field, temporal_mask
-from live2diff_nb.stream import StreamDenoiser
+from live2diff_nb.engine.lcm import PREDICTION_TYPES, RowScalings, add_noise, consistency, lcm_timesteps, make_scheduler, pick_timesteps, predict_x0, row_scalings
+from live2diff_nb.engine.masks import MODES, receptive_field, temporal_mask
+from live2diff_nb.engine.stream import StreamDenoiser
 
 SIZES = (1, 2, 3, 7, 8, 9, 16, 33)
 
@@ -295,5 +294,5 @@ def test_other_bad_input(scheduler):
 
 
 def test_imports_in_a_fresh_process_with_every_export_there():
-    code = "from live2diff_nb import lcm, masks; assert all(hasattr(m, name) for m in (lcm, masks) for name in m.__all__)"
+    code = "from live2diff_nb.engine import lcm, masks; assert all(hasattr(m, name) for m in (lcm, masks) for name in m.__all__)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -10,7 +10,7 @@ import pytest
 MEASURE = """
 import gc, itertools, json, warnings
 import numpy as np, psutil, torch
-from live2diff_nb.pipeline import Live2Diff
+from live2diff_nb.pipeline.live2diff import Live2Diff
 
 torch.set_num_threads(1)
 marks, process = {200: [], 2000: []}, psutil.Process()
@@ -37,10 +37,10 @@ def test_rss_grows_less_than_10_mb_from_frame_200_to_frame_2000():
 
 ESTIMATE = """
 import json, psutil, torch
-from live2diff_nb.memory import stream_bytes
-from live2diff_nb.rehearse import SMALL, random_state
-from live2diff_nb.stream import StreamDenoiser
-from live2diff_nb.unet import StreamUNet
+from live2diff_nb.weights.memory import stream_bytes
+from live2diff_nb.weights.rehearse import SMALL, random_state
+from live2diff_nb.engine.stream import StreamDenoiser
+from live2diff_nb.engine.unet import StreamUNet
 torch.set_num_threads(1)
 def stream(side, **config):
     with torch.device("meta"): unet = StreamUNet(**{**SMALL, **config})

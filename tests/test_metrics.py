@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from live2diff_nb.data import opencv_cartoon
-from live2diff_nb.depth import DepthEstimator
-from live2diff_nb.metrics import (RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary, load_clip, motion, psnr, seen_before,
-                                  sharpness, style_distance, style_statistics, to_float, warp, warp_error)
-from live2diff_nb.rendered import Motion
+from live2diff_nb.data.teachers import opencv_cartoon
+from live2diff_nb.depth.estimator import DepthEstimator
+from live2diff_nb.judge.metrics import RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary, load_clip, motion, psnr, seen_before, sharpness, style_distance, style_statistics, to_float, warp, warp_error
+from live2diff_nb.data.scenes import Motion
 
 
 @pytest.fixture

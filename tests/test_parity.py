@@ -7,10 +7,10 @@ import torch
 from einops import rearrange
 from safetensors.torch import load_file
 
-from live2diff_nb.lcm import make_scheduler, pick_timesteps
-from live2diff_nb.stream import InFlight, StreamDenoiser
-from live2diff_nb.temporal import attend_ring_readable
-from live2diff_nb.weights import load_official
+from live2diff_nb.engine.lcm import make_scheduler, pick_timesteps
+from live2diff_nb.engine.stream import InFlight, StreamDenoiser
+from live2diff_nb.engine.temporal import attend_ring_readable
+from live2diff_nb.weights.official import load_official
 
 GOLDEN = Path(__file__).parent / "golden"
 META = json.loads((GOLDEN / "meta.json").read_text())
@@ -118,7 +118,7 @@ class OfficialStart(StreamDenoiser):
 
 def test_what_the_official_start_does_wrong(unet, monkeypatch):
     "Let the idle rows write, as the official code does (its T=4), and its outputs come out, 3 to 4 % off the right ones."
-    monkeypatch.setattr("live2diff_nb.temporal.attend_ring", attend_ring_readable)   # the fast form cannot hide a row from itself
+    monkeypatch.setattr("live2diff_nb.engine.temporal.attend_ring", attend_ring_readable)   # the fast form cannot hide a row from itself
     case, outputs, fixed = META["cases"]["w16s8_T4"], read("w16s8_T4.outputs"), read("w16s8_T4.fixed")["x0_stream"]
     engine, official = engine_for(unet, case, OfficialStart), outputs["x0_stream"]
     engine.ring = RecordedStates(outputs)
@@ -134,7 +134,7 @@ def test_what_the_official_start_does_wrong(unet, monkeypatch):
 @pytest.mark.parametrize("name", ["w8s4_T2", "w16s8_T2_strength"])
 def test_up_to_two_rows_the_official_start_is_right(unet, name, monkeypatch):
     "So one rule, ours, serves every recorded case."
-    monkeypatch.setattr("live2diff_nb.temporal.attend_ring", attend_ring_readable)
+    monkeypatch.setattr("live2diff_nb.engine.temporal.attend_ring", attend_ring_readable)
     case, outputs = META["cases"][name], read(f"{name}.outputs")
     engine = engine_for(unet, case, OfficialStart)
     engine.ring = RecordedStates(outputs)

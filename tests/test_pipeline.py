@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from helpers import moving_clip
-from live2diff_nb.kvcache import KVCache
-from live2diff_nb.pipeline import Live2Diff
+from live2diff_nb.engine.kvcache import KVCache
+from live2diff_nb.pipeline.live2diff import Live2Diff
 
 A, B = "starry night", "etching"
 CLIP = moving_clip(50)
@@ -275,7 +275,7 @@ def test_timings_and_latencies(pipe):
 @pytest.mark.parametrize("size, steps", [((64, 64), 2), ((36, 52), 1), ((44, 100), 4)])
 def test_memory_estimate_is_what_is_allocated(pipe, monkeypatch, size, steps):
     caches = []
-    monkeypatch.setattr("live2diff_nb.stream.KVCache", lambda *args: caches.append(KVCache(*args)) or caches[-1])
+    monkeypatch.setattr("live2diff_nb.engine.stream.KVCache", lambda *args: caches.append(KVCache(*args)) or caches[-1])
     monkeypatch.setattr(pipe, "height", size[0]), monkeypatch.setattr(pipe, "width", size[1])
     run(pipe, CLIP[:9], steps=steps)
     estimate = pipe.memory_estimate()

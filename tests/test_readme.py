@@ -16,7 +16,7 @@ def test_ten_lines_run(tmp_path):
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    from live2diff_nb.video import open_source
+    from live2diff_nb.video.sources import open_source
     assert len(list(open_source(tmp_path / "styled.mp4"))) == len(list(open_source("demo")))
 
 
@@ -40,6 +40,6 @@ def test_no_numbers_are_missing(): assert "TO BE MEASURED" not in README
 
 def test_the_table_is_that_of_chapter_15():
     def rows(text): return [row[:4] for row in (re.findall(r"\| (\d+\.\d+) ", line) for line in text.splitlines()) if len(row) >= 4]
-    cells = json.loads((ROOT / "nbs/15_evaluate.ipynb").read_text(encoding="utf8"))["cells"]
+    cells = json.loads((ROOT / "nbs/judge/evaluate.ipynb").read_text(encoding="utf8"))["cells"]
     chapter, = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown" and "--drift 1000` printed" in "".join(cell["source"])]
     assert rows(README.split("## How good")[1].split("\n## ")[0]) == rows(chapter) and len(rows(chapter)) == 8

@@ -8,12 +8,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from live2diff_nb.chunks import ChunkRun, Frozen
+from live2diff_nb.training.chunks import ChunkRun, Frozen
 from live2diff_nb.cli import main
-from live2diff_nb.masks import MODES
-from live2diff_nb.pipeline import Live2Diff
-from live2diff_nb.recipe import NAMED, change, load_parts, open_clips, read_recipe
-from live2diff_nb.rehearse import write_rehearsal
+from live2diff_nb.engine.masks import MODES
+from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.training.recipe import NAMED, change, load_parts, open_clips, read_recipe
+from live2diff_nb.weights.rehearse import write_rehearsal
 
 TOY = change(NAMED["toy"], dict(size=32, frames=4, warmup=2, steps=[2, 2], strips=0, batch=2, per_pass=1))
 
@@ -129,9 +129,9 @@ FULL_STEP = """
 import json, resource, sys, time
 import torch
 torch.set_num_threads(2)
-from live2diff_nb.chunks import ChunkRun
-from live2diff_nb.recipe import open_clips, read_recipe, unet_shape
-from live2diff_nb.training_memory import training_bytes
+from live2diff_nb.training.chunks import ChunkRun
+from live2diff_nb.training.recipe import open_clips, read_recipe, unet_shape
+from live2diff_nb.training.memory import training_bytes
 recipe = read_recipe("sd15", ["weights=random", "size=64", "frames=4", "warmup=2", "batch=1", "per_pass=1", "steps=1,0", "checkpointing=true"])
 need = training_bytes(recipe, unet_shape(recipe)[0], 1)
 class Unsaved(ChunkRun):

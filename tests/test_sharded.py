@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from live2diff_nb.chunks import train_recipe
-from live2diff_nb.loop import load_state
-from live2diff_nb.pipeline import Live2Diff
-from live2diff_nb.recipe import NAMED, change
+from live2diff_nb.training.chunks import train_recipe
+from live2diff_nb.training.loop import load_state
+from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.training.recipe import NAMED, change
 from test_train import free_port
 
 TOY = change(NAMED["toy"], dict(size=32, frames=4, warmup=2, steps=[2, 3], strips=0, batch=2, per_pass=1, every=0))
@@ -24,9 +24,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from live2diff_nb.chunks import train_recipe
-from live2diff_nb.recipe import change
-from live2diff_nb.temporal import MotionModule
+from live2diff_nb.training.chunks import train_recipe
+from live2diff_nb.training.recipe import change
+from live2diff_nb.engine.temporal import MotionModule
 from test_sharded import TOY
 
 torch.set_num_threads(1)
@@ -89,7 +89,7 @@ def test_shared_out_weights_train_resume_and_export(tmp_path):
 
 def test_no_average_of_shares(tmp_path, monkeypatch):
     "An average of whole weights cannot follow shares of them: said before the first step."
-    from live2diff_nb import loop
+    from live2diff_nb.training import loop
     run = loop.Run(torch.nn.Linear(2, 2), tmp_path, average=True)
     monkeypatch.setattr(loop, "DTensor", torch.nn.Parameter)      # every weight looks shared out
     with pytest.raises(ValueError, match="write average=false"):

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from helpers import random_latents, relative, toy_unet
-from live2diff_nb.masks import temporal_mask
-from live2diff_nb.stream import StreamDenoiser
-from live2diff_nb.temporal import RingView, TemporalAttention, attend_ring, attend_ring_readable, position_codes
-from live2diff_nb.unet import chunk_views
+from live2diff_nb.engine.masks import temporal_mask
+from live2diff_nb.engine.stream import StreamDenoiser
+from live2diff_nb.engine.temporal import RingView, TemporalAttention, attend_ring, attend_ring_readable, position_codes
+from live2diff_nb.engine.unet import chunk_views
 
 STEPS = {1: [399], 2: [399, 159], 3: [499, 299, 99], 4: [499, 379, 259, 139]}
 THREE = dict(block_out_channels=(32, 64, 96), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"), motion_norm_groups=16)

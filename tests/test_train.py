@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from live2diff_nb import Live2Diff, weights
-from live2diff_nb.data import STYLES, PhotoClips
-from live2diff_nb.depth import TinyDepth
-from live2diff_nb.loop import Run, load_state
-from live2diff_nb.train import TINY_UNET, Trainer, main
-from live2diff_nb.weights import TINY, TinyVAE
+from live2diff_nb.data.teachers import STYLES
+from live2diff_nb.data.camera import PhotoClips
+from live2diff_nb.depth.estimator import TinyDepth
+from live2diff_nb.training.loop import Run, load_state
+from live2diff_nb.tiny.denoiser import TINY_UNET, Trainer
+from live2diff_nb.tiny.build import main
+from live2diff_nb.weights.tiny import TINY, TinyVAE
 
 def free_port():
     with socket.socket() as s:
@@ -112,10 +114,10 @@ PARALLEL = """
 import sys
 import numpy as np
 import torch
-from live2diff_nb.data import STYLES
-from live2diff_nb.depth import TinyDepth
-from live2diff_nb.train import TINY_UNET, Trainer
-from live2diff_nb.weights import TINY, TinyVAE
+from live2diff_nb.data.teachers import STYLES
+from live2diff_nb.depth.estimator import TinyDepth
+from live2diff_nb.tiny.denoiser import TINY_UNET, Trainer
+from live2diff_nb.weights.tiny import TINY, TinyVAE
 torch.set_num_threads(1)
 stacks = list(np.random.default_rng(0).integers(0, 256, (2, 1 + len(STYLES), 48, 56, 3), np.uint8))
 frozen = [kind.from_pretrained(TINY / part).eval().requires_grad_(False) for kind, part in ((TinyVAE, "vae"), (TinyDepth, "depth"))]

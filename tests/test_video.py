@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from live2diff_nb.video import (VideoSink, check_frame, demo_clip, open_sink, open_source, probe_video, progress, resize_frame, side_by_side,
-                                synthetic_scene)
+from live2diff_nb.video.sinks import VideoSink, open_sink, progress
+from live2diff_nb.video.sources import check_frame, demo_clip, open_source, probe_video, resize_frame, side_by_side, synthetic_scene
 
 
 def scene(n=12, height=48, width=64): return np.stack(list(synthetic_scene(n, height, width)))

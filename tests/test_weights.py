@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from helpers import moving_clip, relative
-from live2diff_nb.files import fetch, open_weights, to_safetensors
-from live2diff_nb.formats import UNET, unet_of_single_file
-from live2diff_nb.pipeline import Live2Diff
-from live2diff_nb.real import memory_before
-from live2diff_nb.rehearse import FULL, split_unet, to_single_file, write_rehearsal
-from live2diff_nb.unet import StreamUNet, chunk_views
+from live2diff_nb.files.files import fetch, open_weights, to_safetensors
+from live2diff_nb.files.formats import UNET, unet_of_single_file
+from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.weights.real import memory_before
+from live2diff_nb.weights.rehearse import FULL, split_unet, to_single_file, write_rehearsal
+from live2diff_nb.engine.unet import StreamUNet, chunk_views
 
 GOLDEN = Path(__file__).parent / "golden"
 KEYS = json.loads((GOLDEN / "keys_sd15_real.json").read_text())

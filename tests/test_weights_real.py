@@ -11,15 +11,15 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from helpers import relative
-from live2diff_nb.rehearse import FULL, sd_config, split_unet, write_rehearsal
-from live2diff_nb.unet import StreamUNet, chunk_views
+from live2diff_nb.weights.rehearse import FULL, sd_config, split_unet, write_rehearsal
+from live2diff_nb.engine.unet import StreamUNet, chunk_views
 
 LOAD = """
 import json, resource, sys, torch
 torch.set_num_threads(1)
-from live2diff_nb.pipeline import Live2Diff
-from live2diff_nb.files import fetch, open_weights
-from live2diff_nb.real import memory_before
+from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.files.files import fetch, open_weights
+from live2diff_nb.weights.real import memory_before
 import diffusers, transformers.models.clip.modeling_clip, onnxruntime, psutil
 given, saved, wanted = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 size = dict(height=64, width=64)

@@ -1,0 +1,1 @@
+"""What is in a weight file, read without running it."""
