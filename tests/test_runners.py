@@ -15,7 +15,7 @@ from live2diff_nb.weights.runners import CpuGraphs, Runner
 from live2diff_nb.weights.tiny import load_models, style_lora
 
 
-# ---- every way to edit, on every network that has a graph ------------------------------------------------------------------
+# ---- every way to edit, on every network that has a graph ----------------------------------------------------------
 def in_place(net): net.weight.mul_(0.5)
 def through_data(net): net.weight.data.mul_(0.5)
 def new_data(net): net.weight.data = net.weight.data * 0.5
@@ -30,8 +30,13 @@ def in_inference_mode(net):
 
 
 EDITS = [in_place, in_inference_mode, through_data, new_data, another_parameter, loaded, assigned, through_numpy]
-LAYERS = {"unet": lambda m: m["unet"].conv_in, "motion": lambda m: m["unet"].temporal_layers[0].to_k, "encoder": lambda m: m["vae"].encoder[1],
-          "decoder": lambda m: m["vae"].decoder[0], "depth": lambda m: m["depth"].stem[0]}
+LAYERS = {
+    "unet": lambda m: m["unet"].conv_in,
+    "motion": lambda m: m["unet"].temporal_layers[0].to_k,
+    "encoder": lambda m: m["vae"].encoder[1],
+    "decoder": lambda m: m["vae"].decoder[0],
+    "depth": lambda m: m["depth"].stem[0],
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,9 @@ def models(): return load_models("tiny", device="cpu")
 def inputs(models):
     "A picture, latents, and a step with its cache half full."
     torch.manual_seed(0)
-    latents, t, text, depth, *state, _ = example_step(models["unet"], 2, 64, 64, 16, 8, tokens=models["tokenizer"].model_max_length)
+    latents, t, text, depth, *state, _ = example_step(
+        models["unet"], 2, 64, 64, 16, 8, tokens=models["tokenizer"].model_max_length
+    )
     cache = KVCache(2, models["unet"].temporal_shapes(64, 64), 16)
     for layer in cache.layers: layer.normal_()
     return torch.rand(1, 3, 256, 256), latents, (t, text, depth), (cache, state)
@@ -55,8 +62,13 @@ def all_four(runner, models, inputs):
     cache = SimpleNamespace(layers=[layer.clone() for layer in cache.layers])
     views = ring_views(cache, [layer.position_table(16) for layer in models["unet"].temporal_layers], state)
     step = runner(latents, *rest, views)
-    return dict(unet=step, encoder=runner.encode(models["vae"], picture), decoder=runner.decode(models["vae"], latents[:1]),
-                depth=runner.estimate(models["depth"], picture), cache=torch.cat([layer.flatten() for layer in cache.layers]))
+    return dict(
+        unet=step,
+        encoder=runner.encode(models["vae"], picture),
+        decoder=runner.decode(models["vae"], latents[:1]),
+        depth=runner.estimate(models["depth"], picture),
+        cache=torch.cat([layer.flatten() for layer in cache.layers]),
+    )
 
 
 @pytest.mark.parametrize("part", LAYERS)
@@ -83,7 +95,9 @@ def test_tensors_that_torch_does_not_count(inputs):
             if name != "motion": layer(models).weight.mul_(0.5)
         after, right = (all_four(run, models, inputs) for run in (models["runner"], Runner(models["unet"])))
     for name in ("unet", "encoder", "decoder", "depth"):
-        assert (after[name] - right[name]).norm() < 1e-4 * right[name].norm() < 0.1 * (after[name] - before[name]).norm()
+        assert (
+            (after[name] - right[name]).norm() < 1e-4 * right[name].norm() < 0.1 * (after[name] - before[name]).norm()
+        )
 
 
 def test_one_number_is_noticed_when_a_stream_begins(models, inputs):
@@ -108,7 +122,8 @@ def test_a_network_that_no_longer_fits_runs_in_torch(models, inputs):
     vae.encoder[1] = kept
     other = load_models("tiny", device="cpu", graphs=False)["vae"]
     other.encoder[1].weight.mul_(0.5)
-    assert torch.equal(models["runner"].encode(other, picture), other.encode(picture))      # another model than the one that was copied
+    # another model than the one that was copied
+    assert torch.equal(models["runner"].encode(other, picture), other.encode(picture))
 
 
 def test_asking_costs_less_than_a_hundredth_of_a_frame(models, inputs):
@@ -120,10 +135,14 @@ def test_asking_costs_less_than_a_hundredth_of_a_frame(models, inputs):
             times.append(time.perf_counter() - start)
         return min(times)
     runner = models["runner"]
-    asked = best(lambda: [graph.copy.watch.changed() for graph in (runner.step, *runner.graphs.values(), runner.graphs["encode"])])
+    asked = best(
+        lambda: [
+            graph.copy.watch.changed() for graph in (runner.step, *runner.graphs.values(), runner.graphs["encode"])
+        ]
+    )
     frame = best(lambda: (all_four(runner, models, inputs), runner.encode(models["vae"], inputs[0])), 3)
     print(f"{1e3 * asked:.2f} ms of {1e3 * frame:.0f} ms a frame, {asked / frame:.2%}")
-    assert asked < 0.02 * frame                                                               # twice: the machine may be busy
+    assert asked < 0.02 * frame  # twice: the machine may be busy
 
 
 def test_nothing_is_patched(models):
@@ -131,7 +150,7 @@ def test_nothing_is_patched(models):
         assert not {"forward", "estimate", "encode", "decode", "encode_depth"} & set(vars(module))
 
 
-# ---- the same through the pipeline -----------------------------------------------------------------------------------------
+# ---- the same through the pipeline ---------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def pair():
     "The pipeline with graphs and without."
@@ -148,8 +167,12 @@ def put_lora(pipe): pipe.set_lora(str(style_lora("cartoon")))
 
 
 def test_edits_while_streaming(pair):
-    "One after the other, before the frames named; each result is the torch models' own but for rounding, and differs from the unedited stream's."
-    edits, clip = {9: dim_encoder, 11: dim_decoder, 13: flat_depth, 15: dim_unet, 17: put_lora}, moving_clip(19, 256, 256)
+    """One after the other, before the frames named; each result is the torch models' own but for rounding, and differs
+    from the unedited stream's."""
+    edits, clip = (
+        {9: dim_encoder, 11: dim_decoder, 13: flat_depth, 15: dim_unet, 17: put_lora},
+        moving_clip(19, 256, 256),
+    )
 
     def source(pipe):
         for n, frame in enumerate(clip):

@@ -54,7 +54,8 @@ def recorded_noise(
 ) -> tuple:       # encode, inject
     "The noise of a recording, or one sentence on what is missing."
     if rows > 1 and noise.get("inject") is None:
-        raise ValueError(f"noise needs 'inject' of {rows - 1} tensors beside 'encode': each row's result is noised again for the next")
+        raise ValueError(f"noise needs 'inject' of {rows - 1} tensors beside 'encode': "
+                         "each row's result is noised again for the next")
     return noise["encode"], noise.get("inject")
 
 # %% ../../nbs/engine/stream.ipynb #4c977727
@@ -132,7 +133,7 @@ class StreamDenoiser:
         scheduler=None,             # diffusers LCMScheduler: noise levels and prediction type; default as AnimateDiff
         seed: int = 0,              # of the engine's own noise
         fixed_noise: bool = False,  # True: one noise for all frames
-        runner=None,                # called in the UNet's place, e.g. weights.runners's `CpuGraphs`; None: the UNet itself
+        runner=None,                # called in the UNet's place (weights.runners); None: the UNet itself
         use_depth: bool = True,     # False: zeros in place of the depth adapter's output
         slide: bool = False,        # True: the warm slots join the ring, so that later frames overwrite them
     ):
@@ -173,7 +174,7 @@ class StreamDenoiser:
         text: Tensor,               # (1, tokens, dim) prompt embedding
         noise: dict | None = None,  # dict(encode=(F,4,h,w), inject=(T-1,F,4,h,w)) to replay a recording
     ) -> Tensor:                    # (F, 4, h, w) denoised
-        "Denoise the warmup frames together and fill the warm slots of every row. Starts the stream anew."
+        "Denoise the warmup frames together and fill the warm slots of every row. Starts the stream again."
         check_latents("latents", latents, self.warmup, self.unet.config.in_channels)
         check_latents("depth", depth, self.warmup, self.unet.config.in_channels, latents.shape[-2:])
         self._reset(latents, text)
@@ -203,7 +204,7 @@ class StreamDenoiser:
         self,
         latent: Tensor,             # (1, 4, h, w) clean latent of the next frame
         depth: Tensor,              # (1, 4, h, w) its depth latent
-        noise: dict | None = None,  # encode (1,4,h,w), inject (T-1,1,4,h,w): inject[k] for what leaves row k in THIS step
+        noise: dict | None = None,  # dict(encode=(1,4,h,w), inject=(T-1,1,4,h,w)); inject[k]: what leaves row k NOW
     ) -> Tensor | None:             # (1, 4, h, w) of the frame T-1 ago, or None while the pipeline fills
         "Take one frame in, move every frame in flight one row on."
         self.flight[0] = self._enter(latent, depth, noise)

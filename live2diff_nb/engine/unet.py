@@ -34,7 +34,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         out_channels: int = 4,                                 # latent channels
         block_out_channels: tuple = (320, 640, 1280, 1280),    # width of each level
         layers_per_block: int = 2,                             # layers a level going down; one more going up
-        down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),  # the "CrossAttn" ones read the prompt
+        down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),  # "CrossAttn" reads the prompt
         cross_attention_dim: int = 768,                        # width of the text embedding
         attention_head_dim: int = 8,                           # NUMBER of spatial heads (Stable Diffusion 1.5's naming)
         norm_num_groups: int = 32,                             # group norms outside the motion modules
@@ -111,7 +111,8 @@ class StreamUNet(ModelMixin, ConfigMixin):
         for _ in self.down_blocks[1:]:
             sizes.append(tuple((s + 1) // 2 for s in sizes[-1]))
         levels = [*zip(self.down_blocks, sizes), *zip(self.up_blocks, sizes[::-1])]
-        return [LayerShape(h * w, layer.to_q.in_features, layer.heads) for block, (h, w) in levels for layer in temporal_of(block)]
+        return [LayerShape(h * w, layer.to_q.in_features, layer.heads)
+                for block, (h, w) in levels for layer in temporal_of(block)]
 
 # %% ../../nbs/engine/unet.ipynb #73a09e1e
 def chunk_views(

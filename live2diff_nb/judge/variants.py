@@ -16,7 +16,7 @@ from ..engine.masks import temporal_mask
 from ..engine.stream import StreamDenoiser, denoise_chunk
 from ..engine.temporal import ChunkView
 from ..engine.unet import StreamUNet
-from ..pipeline.live2diff import Live2Diff
+from ..pipeline.live2diff import Live2Diff, run_session
 from ..pipeline.session import Session
 
 # %% ../../nbs/judge/variants.ipynb #0eaaaf01
@@ -32,7 +32,7 @@ def translate(
     "A whole clip through the pipeline, perhaps with a part missing."
     usual, pipe.warmup = pipe.warmup, pipe.warmup if warmup is None else warmup
     pipe.prompt, pipe.style = "", style
-    try: return list(pipe.run(frames, Session(pipe, seed, pipe.fixed_noise, "cut", depth, slide)))
+    try: return list(run_session(Session(pipe, seed, pipe.fixed_noise, "cut", depth, slide), frames))
     finally: pipe.warmup = usual
 
 # %% ../../nbs/judge/variants.ipynb #d9a57cd2
@@ -62,7 +62,8 @@ def whole_chunk(
     mask: torch.Tensor | None = None, # (F, F) bool, who sees whom
 ) -> torch.Tensor: # (F, 4, h, w)
     "All denoising steps of a chunk, offline."
-    return denoise_chunk(engine, latents, engine.features(depth), engine.noise.frames(numbers, engine.rows, latents), mask)
+    noise = engine.noise.frames(numbers, engine.rows, latents)
+    return denoise_chunk(engine, latents, engine.features(depth), noise, mask)
 
 # %% ../../nbs/judge/variants.ipynb #927a0cfb
 def fresh_engine(
@@ -103,7 +104,7 @@ def stream_latents(
 
 # %% ../../nbs/judge/variants.ipynb #9419febe
 class Recomputed:
-    "Inside the `with`, keys and values of all visible frames are computed anew from the stored inputs of each temporal layer."
+    "Inside the `with`, keys and values of all visible frames are computed from the stored inputs of each layer."
 
     def __init__(
         self,

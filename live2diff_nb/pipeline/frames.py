@@ -152,11 +152,12 @@ class Models:
         check_size(height, width, factor)
         check_window(window, warmup)
         self.unet, self.vae, self.depth, self.scheduler = unet, vae, depth, scheduler
-        self.text_encoder, self.tokenizer, self.clip_skip, self.styles = text_encoder, tokenizer, clip_skip, styles or {}
+        self.text_encoder, self.tokenizer, self.clip_skip = text_encoder, tokenizer, clip_skip
         self.height, self.width, self.window, self.warmup = height, width, window, warmup
-        self.max_timestep, self.factor, self.runner = max_timestep, factor, runner
+        self.max_timestep, self.factor, self.runner, self.styles = max_timestep, factor, runner, styles or {}
         self.loras = LoraStack({"unet": unet, "text_encoder": text_encoder}, lora_rule)
-        self.device, self.dtype, self.timings = unet.device, unet.dtype, Counter()       # diffusers walks all modules for these
+        self.device, self.dtype = unet.device, unet.dtype              # diffusers walks all modules to find these
+        self.timings = Counter()
 
     @property
     def runner(self) -> Runner:
@@ -164,9 +165,13 @@ class Models:
         return self._runner
 
     @runner.setter
-    def runner(self, runner: Runner | None):
+    def runner(
+        self,
+        runner: Runner | None,  # None: torch
+    ):
         if not isinstance(runner, Runner | None):
-            raise TypeError(f"a runner must be a weights.runners.Runner, got {type(runner).__name__}: make a subclass of it")
+            kind = type(runner).__name__
+            raise TypeError(f"a runner must be a weights.runners.Runner, got {kind}: make a subclass of it")
         self._runner = Runner(self.unet) if runner is None else runner
 
     def apply_lora(

@@ -19,33 +19,48 @@ from ..engine.stream import StreamDenoiser
 from .frames import Models, style_parts
 
 # %% ../../nbs/pipeline/session.ipynb #ed1590c6
-def check_prompt(models: Models, value):
+def check_prompt(
+    models: Models,  # that the setting is for
+    value,           # that is wanted
+):
     "A text."
     if not isinstance(value, str):
         raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
 
-def check_style(models: Models, value):
+def check_style(
+    models: Models,  # that the setting is for
+    value,           # that is wanted
+):
     "One of the styles, whose LoRAs can be read."
     if value is not None and value not in models.styles:
         raise ValueError(f"unknown style {value!r}: choose one of {', '.join(models.styles)}, or None")
     for path in style_parts(models.styles, value)[1]: models.loras.load(path)
 
 
-def check_strength(models: Models, value):
+def check_strength(
+    models: Models,  # that the setting is for
+    value,           # that is wanted
+):
     "A share."
     if not (isinstance(value, Real) and 0 <= value <= 1):
         raise ValueError(f"strength must be a number from 0 (keep the input) to 1 (most freedom), got {value!r}")
 
 
-def check_steps(models: Models, value):
+def check_steps(
+    models: Models,  # that the setting is for
+    value,           # that is wanted
+):
     "A count, and as many timesteps as that."
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"steps must be a whole number of at least 1, got {value!r}")
     pick_timesteps(models.scheduler, int(value), max_timestep=models.max_timestep)
 
 
-def check_lora(models: Models, value):
+def check_lora(
+    models: Models,  # that the setting is for
+    value,           # that is wanted
+):
     "Files that can be read, each with a weight."
     if not (isinstance(value, dict) and all(isinstance(weight, Real) for weight in value.values())):
         raise ValueError(f"lora must be a dict of file and weight, as in {{'ink.safetensors': 0.8}}, got {value!r}")
@@ -66,7 +81,7 @@ class Settings:
     steps: int = 2                                          # denoising steps a frame, T
     lora: dict = field(default_factory=dict)                # LoRA file -> weight
     fixed_noise: bool = False                               # one noise for all frames
-    prompt_keeps_style: bool = False                        # does a prompt given to `stream` go into the style's template?
+    prompt_keeps_style: bool = False                        # a prompt given to `stream` goes into the style's template
     schedule: dict | None = None                            # of `pick_timesteps`, until steps or strength are set
 
     def __post_init__(self):
@@ -76,7 +91,7 @@ class Settings:
         if name in CHECKS: CHECKS[name](self.models, value)
         elif name not in self.__dataclass_fields__: raise AttributeError(f"there is no setting {name!r}")
         own = self.__dict__
-        scheduled = name in ("steps", "strength") and own.get("schedule")      # a config file's timesteps hold until then
+        scheduled = name in ("steps", "strength") and own.get("schedule")     # a file's timesteps hold until then
         if name in CHECKS and (scheduled or own.get(name) != value): own["version"] = self.version + 1
         own[name] = value
         if scheduled: own["schedule"] = None
@@ -112,8 +127,9 @@ class Session:
         use_depth: bool = True,   # False: without the depth adapter's part
         slide: bool = False,      # True: later frames overwrite the warmup
     ):
-        self.models, self.settings, self.change, self.version = pipe.models, pipe.settings, change, pipe.settings.version
+        self.models, self.settings, self.change = pipe.models, pipe.settings, change
         self.how = dict(seed=seed, fixed_noise=fixed_noise, use_depth=use_depth, slide=slide)     # of the engine
+        self.version = self.settings.version
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
         self.models.runner.begin()
 
@@ -121,7 +137,8 @@ class Session:
         "An engine for the present strength and steps; frame numbers, and so the noise, continue."
         m = self.models
         m.apply_lora(self.settings.all_loras())
-        engine = StreamDenoiser(m.unet, self.settings.timesteps(), m.window, m.warmup, m.scheduler, runner=m.runner, **self.how)
+        timesteps = self.settings.timesteps()
+        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, runner=m.runner, **self.how)
         engine.count = self.engine.count if self.engine else 0
         return engine
 

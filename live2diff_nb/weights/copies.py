@@ -34,8 +34,8 @@ class Watch:
         tensors: dict,     # name -> the weights themselves
     ):
         self.tensors = tensors
-        self.places = [(table, key, entry) for module in model.modules()
-                       for table in (module._modules, module._parameters, module._buffers) for key, entry in table.items()]
+        tables = [table for part in model.modules() for table in (part._modules, part._parameters, part._buffers)]
+        self.places = [(table, key, entry) for table in tables for key, entry in table.items()]
         self.counted = [tensor for tensor in tensors.values() if not tensor.is_inference()]
         self.few = [a_few(tensor) for tensor in tensors.values()]
         self.marks, self.seen = self.mark(), self.look()
@@ -74,7 +74,7 @@ class GraphCopy:
         self.renew()
 
     def renew(self):
-        "Copy the weights anew."
+        "Copy the present weights."
         found = asked_for(self.path, self.build())
         kinds = {name: (value.shape, value.dtype, value.device) for name, value in found.items()}
         self.kinds = self.kinds or kinds

@@ -88,7 +88,7 @@ class FourKernels(nn.Module):
     ):
         super().__init__()
         self.conv = up.conv
-        taps = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])    # (place, new tap, old tap) along one axis
+        taps = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])    # (place, new tap, old tap), one axis
         self.register_buffer("taps", taps, persistent=False)
 
     def forward(

@@ -42,7 +42,7 @@ def vae_decode(
 
 # %% ../../nbs/weights/runners.ipynb #rn000011
 class Runner:
-    "What runs a pipeline's networks; this one calls them. A subclass may run some calls elsewhere, with the same weights."
+    "What runs a pipeline's networks; this one calls them. A subclass may run some elsewhere, with the same weights."
 
     def __init__(
         self,
@@ -125,27 +125,28 @@ class StepGraph:
         pool: ThreadPoolExecutor,  # takes the rows after the first
     ):
         self.copy, self.pool = GraphCopy(path, unet, lambda: StreamStep(unet, window)), pool
-        self.shapes = {i.name: tuple(i.shape) for i in self.copy.session.get_inputs()}
-        fixed = [shape for name, shape in self.shapes.items() if name in ("latents", "text") or name.startswith("caches")]
-        self.fixed = fixed                                                   # those that a call must have
+        shapes = {i.name: tuple(i.shape) for i in self.copy.session.get_inputs()}
+        self.names = list(shapes)
+        fixed = [name for name in shapes if name in ("latents", "text") or name.startswith("caches")]
+        self.shapes = [shapes[name] for name in fixed]                     # those that a call must have
 
     def fits(
         self,
-        latents: Tensor,  # all three as in `Runner`
-        text: Tensor,
-        temporal: list,
+        latents: Tensor,  # (rows, 4, h, w); all three as in `Runner`
+        text: Tensor,     # (1, tokens, dim)
+        temporal: list,   # a view for each temporal layer
     ) -> bool:
         "Is this a step that the graph was made for?"
         if not temporal or not isinstance(temporal[0], RingView): return False
         halves = (tuple(half[:1].shape) for view in temporal for half in view.kv)
-        return [tuple(latents[:1].shape), tuple(text.shape), *halves] == self.fixed and self.copy.ready()
+        return [tuple(latents[:1].shape), tuple(text.shape), *halves] == self.shapes and self.copy.ready()
 
     @torch.inference_mode()
-    def row(self, k: int, latents, timesteps, text, depth, temporal) -> Tensor:
+    def _row(self, k: int, latents, timesteps, text, depth, temporal) -> Tensor:
         "Row `k` alone: its result; the new keys and values go into the cache."
         own = [x[k : k + 1] for x in (latents, timesteps.expand(len(latents)), depth, *temporal[0][1:4])]
         inputs = (*own[:2], text, *own[2:], *(half[k : k + 1] for view in temporal for half in view.kv))
-        out, *fresh = self.copy.session.run(None, {name: x.contiguous().numpy() for name, x in zip(self.shapes, inputs)})
+        out, *fresh = self.copy.session.run(None, {name: x.contiguous().numpy() for name, x in zip(self.names, inputs)})
         for view, new in zip(temporal, fresh):
             view.kv[:, k, :, :, int(view.slot[k])] = torch.from_numpy(new)[:, 0]
         return torch.from_numpy(out)
@@ -153,8 +154,8 @@ class StepGraph:
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
         "Arguments and result as `Runner`."
         args = (latents, timesteps, text, depth, temporal)
-        others = [self.pool.submit(self.row, k, *args) for k in range(1, len(latents))]
-        return torch.cat([self.row(0, *args), *(other.result() for other in others)])
+        others = [self.pool.submit(self._row, k, *args) for k in range(1, len(latents))]
+        return torch.cat([self._row(0, *args), *(other.result() for other in others)])
 
 # %% ../../nbs/weights/runners.ipynb #bf6354c4
 class PictureGraph:
@@ -211,13 +212,13 @@ class CpuGraphs(Runner):
         window: int = 16,  # slots of the cache that the step was exported for, L
     ):
         super().__init__(models["unet"])
-        self.models, self.here = models, threading.local()       # `here.alone`: this thread leaves the other cores to others
+        self.models, self.here = models, threading.local()     # `here.alone`: this thread leaves other cores to others
         self.pool = ThreadPoolExecutor(torch.get_num_threads(), "denoising-row")   # its tasks wait for nothing
         self.beside = ThreadPoolExecutor(1, "beside-depth")
         self.step = StepGraph(self.unet, folder / "step.onnx", window, self.pool)
-        self.graphs = {name: self.open(folder / f"{name}.onnx", *entry[:3]) for name, entry in GRAPHS.items()}
+        self.graphs = {name: self._open(folder / f"{name}.onnx", *entry[:3]) for name, entry in GRAPHS.items()}
 
-    def open(self, path: Path, owner: str, method: str, shape: tuple) -> PictureGraph:
+    def _open(self, path: Path, owner: str, method: str, shape: tuple) -> PictureGraph:
         "The graph of an entry of `GRAPHS`."
         model = self.models[owner.split(".")[0]]
         return PictureGraph(model, lambda: owner_of(self.models, owner), method, path, shape, self.pool)
@@ -232,27 +233,43 @@ class CpuGraphs(Runner):
         run = self.step if self.step.fits(latents, text, temporal) else self.unet
         return run(latents, timesteps, text, depth, temporal)
 
-    def run(self, name: str, x: Tensor) -> Tensor | None:
+    def _run(self, name: str, x: Tensor) -> Tensor | None:
         "A graph's result, or None where it does not fit."
         graph = self.graphs[name]
         return graph(x, getattr(self.here, "alone", False)) if graph.fits(x) else None
 
-    def encode(self, vae, pictures: Tensor) -> Tensor:
-        "Arguments and result as `Runner`."
-        out = self.run("encode", pictures) if vae is self.models["vae"] else None
+    def encode(
+        self,
+        vae,               # as `vae_encode` takes it; the one that was copied, or any
+        pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
+    ) -> Tensor:           # (n, 4, h/f, w/f)
+        "Pictures to latents."
+        out = self._run("encode", pictures) if vae is self.models["vae"] else None
         return vae_encode(vae, pictures) if out is None else out * vae.config.scaling_factor
 
-    def decode(self, vae, latents: Tensor) -> Tensor:
-        "Arguments and result as `Runner`."
-        out = self.run("decode", latents / vae.config.scaling_factor) if vae is self.models["vae"] else None
+    def decode(
+        self,
+        vae,              # as `vae_decode` takes it; the one that was copied, or any
+        latents: Tensor,  # (n, 4, h, w)
+    ) -> Tensor:          # (n, 3, h*f, w*f)
+        "Latents to pictures."
+        out = self._run("decode", latents / vae.config.scaling_factor) if vae is self.models["vae"] else None
         return vae_decode(vae, latents) if out is None else out
 
-    def estimate(self, depth, frames: Tensor) -> Tensor:
-        "Arguments and result as `Runner`."
-        out = self.run("depth", frames) if depth is self.models["depth"] else None
+    def estimate(
+        self,
+        depth,           # DepthEstimator; the one that was copied, or any
+        frames: Tensor,  # (n, 3, h, w) in [0, 1]
+    ) -> Tensor:         # (n, h, w) inverse depth
+        "How near each pixel is."
+        out = self._run("depth", frames) if depth is self.models["depth"] else None
         return depth.estimate(frames) if out is None else out
 
-    def submit(self, function, *args) -> Future:
+    def submit(
+        self,
+        function,  # to be called
+        *args,     # with these
+    ) -> Future:
         "Run a function beside the caller, on one core only."
         def alone():
             self.here.alone = True

@@ -126,8 +126,9 @@ def load_models(
     for part in ("unet", "vae", "depth"):
         parts[part].to(memory_format=torch.channels_last)                 # chosen by measurement: engine.unet
     usual = {name: config[name] for name in ("styles", "max_timestep", "strength", "fixed_noise")}
-    return dict(**parts, **usual, factor=parts["vae"].config.factor, runner=cpu_runner(parts) if graphs else None,
-                tokenizer=CLIPTokenizer.from_pretrained(TINY / "tokenizer"), scheduler=make_scheduler(config["prediction_type"]))
+    tokenizer, scheduler = CLIPTokenizer.from_pretrained(TINY / "tokenizer"), make_scheduler(config["prediction_type"])
+    runner, factor = cpu_runner(parts) if graphs else None, parts["vae"].config.factor
+    return dict(**parts, **usual, tokenizer=tokenizer, scheduler=scheduler, runner=runner, factor=factor)
 
 # %% ../../nbs/weights/tiny.ipynb #e90ed377
 def load_part(
