@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from live2diff_nb import Live2Diff, evaluate as chapter
+from live2diff_nb.judge import evaluate as chapter
+from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.data.teachers import TEACHERS
 from live2diff_nb.judge.evaluate import TARGETS, ablation, drift, evaluate, forth_and_back, judge, main, make_cases, open_weights, summary, table, vae_psnr
 from live2diff_nb.judge.metrics import warp_error
