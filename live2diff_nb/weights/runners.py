@@ -8,6 +8,7 @@ __all__ = ['vae_encode', 'vae_decode', 'Runner', 'CompiledSteps', 'StepGraph', '
 # %% ../../nbs/weights/runners.ipynb #rn000004
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,10 +26,8 @@ def vae_encode(
 ) -> Tensor:           # (n, 4, h/f, w/f) scaled latents
     "Pictures to latents, without a random draw."
     out = vae.encode(pictures)
-    if getattr(vae, "scaled_latents", False):
-        return out
-    latents = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
-    return latents * vae.config.scaling_factor
+    if getattr(vae, "scaled_latents", False): return out              # TinyVAE scales by itself
+    return (out.latents if hasattr(out, "latents") else out.latent_dist.mode()) * vae.config.scaling_factor
 
 
 def vae_decode(
@@ -36,8 +35,7 @@ def vae_decode(
     latents: Tensor,  # (n, 4, h, w) scaled latents
 ) -> Tensor:          # (n, 3, h*f, w*f) about [-1, 1]
     "Latents to pictures."
-    if getattr(vae, "scaled_latents", False):                        # TinyVAE scales by itself
-        return vae.decode(latents)
+    if getattr(vae, "scaled_latents", False): return vae.decode(latents)
     return vae.decode(latents / vae.config.scaling_factor).sample
 
 # %% ../../nbs/weights/runners.ipynb #rn000011
@@ -126,9 +124,8 @@ class StepGraph:
     ):
         self.copy, self.pool = GraphCopy(path, unet, lambda: StreamStep(unet, window)), pool
         shapes = {i.name: tuple(i.shape) for i in self.copy.session.get_inputs()}
-        self.names = list(shapes)
         fixed = [name for name in shapes if name in ("latents", "text") or name.startswith("caches")]
-        self.shapes = [shapes[name] for name in fixed]                     # those that a call must have
+        self.names, self.shapes = list(shapes), [shapes[name] for name in fixed]       # those that a call must have
 
     def fits(
         self,
@@ -173,32 +170,23 @@ class PictureGraph:
         self.copy, self.shape, self.pool = GraphCopy(path, model, lambda: Method(owner(), method)), shape, pool
         self.input, = self.copy.session.get_inputs()
 
-    def fits(
-        self,
-        x: Tensor,  # the input
-    ) -> bool:
-        "Is this an input that the graph was made for?"
-        return tuple(x.shape) == self.shape and self.copy.ready()
-
-    def run(
-        self,
-        x: Tensor,  # (1, c, rows, w)
-    ) -> Tensor:
-        "The graph as it is."
+    def _run(self, x: Tensor) -> Tensor:
+        "The graph as it is, on (1, c, rows, w)."
         return torch.from_numpy(self.copy.session.run(None, {self.input.name: x.contiguous().numpy()})[0])
 
     def __call__(
         self,
-        x: Tensor,            # (1, c, h, w)
+        x: Tensor,            # (n, c, h, w)
         alone: bool = False,  # leave the other cores to others
-    ) -> Tensor:
+    ) -> Tensor | None:       # None: the graph was made for another shape, or other weights
         "The whole picture."
+        if tuple(x.shape) != self.shape or not self.copy.ready(): return None
         rows, height = self.input.shape[2], x.shape[2]
-        if rows == height: return self.run(x)
-        waiting = None if alone else self.pool.submit(self.run, x[:, :, -rows:])
-        upper = self.run(x[:, :, :rows])
+        if rows == height: return self._run(x)
+        waiting = None if alone else self.pool.submit(self._run, x[:, :, -rows:])
+        upper = self._run(x[:, :, :rows])
         half = upper.shape[2] * height // rows // 2                        # rows of the result that each half gives
-        lower = waiting.result() if waiting else self.run(x[:, :, -rows:])
+        lower = waiting.result() if waiting else self._run(x[:, :, -rows:])
         return torch.cat([upper[:, :, :half], lower[:, :, -half:]], 2)
 
 # %% ../../nbs/weights/runners.ipynb #rn000051
@@ -216,17 +204,13 @@ class CpuGraphs(Runner):
         self.pool = ThreadPoolExecutor(torch.get_num_threads(), "denoising-row")   # its tasks wait for nothing
         self.beside = ThreadPoolExecutor(1, "beside-depth")
         self.step = StepGraph(self.unet, folder / "step.onnx", window, self.pool)
-        self.graphs = {name: self._open(folder / f"{name}.onnx", *entry[:3]) for name, entry in GRAPHS.items()}
-
-    def _open(self, path: Path, owner: str, method: str, shape: tuple) -> PictureGraph:
-        "The graph of an entry of `GRAPHS`."
-        model = self.models[owner.split(".")[0]]
-        return PictureGraph(model, lambda: owner_of(self.models, owner), method, path, shape, self.pool)
+        self.graphs = {name: PictureGraph(models[owner.split(".")[0]], partial(owner_of, models, owner), method,
+                                          folder / f"{name}.onnx", shape, self.pool)
+                       for name, (owner, method, shape, _) in GRAPHS.items()}
 
     def begin(self):
         "Look for edits that leave no trace."
-        for graph in (self.step, *self.graphs.values()):
-            graph.copy.compare()
+        for graph in (self.step, *self.graphs.values()): graph.copy.compare()
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
         "Arguments and result as `Runner`."
@@ -235,8 +219,7 @@ class CpuGraphs(Runner):
 
     def _run(self, name: str, x: Tensor) -> Tensor | None:
         "A graph's result, or None where it does not fit."
-        graph = self.graphs[name]
-        return graph(x, getattr(self.here, "alone", False)) if graph.fits(x) else None
+        return self.graphs[name](x, getattr(self.here, "alone", False))
 
     def encode(
         self,
