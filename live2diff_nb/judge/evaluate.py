@@ -22,11 +22,11 @@ from ..data.teachers import TEACHERS
 from ..depth.estimator import load_tiny_depth
 from .metrics import clip_depth, depth_mse, motion, psnr, sharpness, style_distance, style_statistics, warp_error
 from ..pipeline.live2diff import Live2Diff
-from ..pipeline.frames import fit_frame, vae_encode
+from ..pipeline.frames import vae_encode
 from ..data.scenes import RenderedClips, exact_motion
-from ..engine.unet import StreamUNet
 from .variants import one_by_one, translate, without_cache
-from ..video.sources import open_source
+from ..video.sources import open_source, resize_frame
+from ..weights.tiny import TINY, load_parts
 
 # %% ../../nbs/judge/evaluate.ipynb #8e2aa6e5
 def open_weights(
@@ -36,23 +36,13 @@ def open_weights(
     "A pipeline to be judged."
     if isinstance(weights, Live2Diff): return weights
     if not (Path(weights) / "unet").is_dir(): return Live2Diff.from_pretrained(str(weights), height=size, width=size)
-    return Live2Diff(**{**parts_in(Path(weights)), "height": size, "width": size})
+    return Live2Diff.from_parts({**parts_in(Path(weights)), "height": size, "width": size})
 
 def parts_in(
     folder: Path, # unet/ and perhaps vae/, depth/, text_encoder/, tokenizer/, config.json
-) -> dict: # arguments for `Live2Diff`; the embedded model's where the folder lacks a part
+) -> dict: # for `Live2Diff.from_parts`; the embedded model's where the folder lacks a part
     "Every part of a pipeline from a folder that training wrote; no ONNX graph, which may be of another network."
-    from transformers import CLIPTextModel, CLIPTokenizer # slow to import: only where needed
-    from live2diff_nb.depth.estimator import TinyDepth, fold_norms
-    from live2diff_nb.engine.lcm import make_scheduler
-    from live2diff_nb.weights.tiny import TINY, TinyVAE, load_part
-    where = lambda part: folder / part if (folder / part).exists() else TINY / part
-    kinds = dict(unet=StreamUNet, vae=TinyVAE, depth=TinyDepth, text_encoder=CLIPTextModel)
-    parts = {part: load_part(kind, where(part), "cpu", torch.float32) for part, kind in kinds.items()}
-    fold_norms(parts["depth"])
-    config = json.loads(where("config.json").read_text())
-    return dict(**parts, tokenizer=CLIPTokenizer.from_pretrained(where("tokenizer")), scheduler=make_scheduler(config["prediction_type"]), styles=config["styles"],
-                max_timestep=config["max_timestep"], strength=config["strength"], fixed_noise=config["fixed_noise"], factor=parts["vae"].config.factor)
+    return load_parts(lambda part: folder / part if (folder / part).exists() else TINY / part)
 
 # %% ../../nbs/judge/evaluate.ipynb #d282d113
 TEST_CLIPS = ("carphone_pristine.mp4", "bikes.mp4")
@@ -70,7 +60,7 @@ def load_frames(
     size: int = 256, # side, pixels: centre crop
 ) -> list: # of (size, size, 3) uint8
     "The first frames of a clip at the working size."
-    return [fit_frame(frame, size, size) for frame in open_source(str(path), limit=frames)]
+    return [resize_frame(frame, size, size) for frame in open_source(str(path), limit=frames)]
 
 # %% ../../nbs/judge/evaluate.ipynb #41384d91
 class Case:
