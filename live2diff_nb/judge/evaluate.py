@@ -22,11 +22,11 @@ from ..data.teachers import TEACHERS
 from ..depth.estimator import load_tiny_depth
 from .metrics import clip_depth, depth_mse, motion, psnr, sharpness, style_distance, style_statistics, warp_error
 from ..pipeline.live2diff import Live2Diff
-from ..pipeline.frames import fit_frame, vae_encode
+from ..pipeline.frames import vae_encode
 from ..data.scenes import RenderedClips, exact_motion
 from ..engine.unet import StreamUNet
 from .variants import one_by_one, translate, without_cache
-from ..video.sources import open_source
+from ..video.sources import open_source, resize_frame
 
 # %% ../../nbs/judge/evaluate.ipynb #8e2aa6e5
 def open_weights(
@@ -70,7 +70,7 @@ def load_frames(
     size: int = 256, # side, pixels: centre crop
 ) -> list: # of (size, size, 3) uint8
     "The first frames of a clip at the working size."
-    return [fit_frame(frame, size, size) for frame in open_source(str(path), limit=frames)]
+    return [resize_frame(frame, size, size) for frame in open_source(str(path), limit=frames)]
 
 # %% ../../nbs/judge/evaluate.ipynb #41384d91
 class Case:
