@@ -10,7 +10,8 @@ from live2diff_nb.data.films import Mixture, PaintedClips, ShardClips, VideoClip
 from live2diff_nb.data.teachers import STYLES, TEACHERS
 from live2diff_nb.data.camera import PhotoClips
 from live2diff_nb.judge.metrics import motion, warp, warp_error
-from live2diff_nb.data.scenes import Poses, RenderedClips, Thing, exact_motion, make_mips, make_rays, take_view, trace
+from live2diff_nb.data.rays import Poses, Thing, make_mips, make_rays, take_view, trace
+from live2diff_nb.data.worlds import RenderedClips, exact_motion
 from live2diff_nb.video.sources import demo_clip
 from live2diff_nb.video.sinks import open_sink
 

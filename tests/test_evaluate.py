@@ -11,7 +11,7 @@ from live2diff_nb import Live2Diff, evaluate as chapter
 from live2diff_nb.data.teachers import TEACHERS
 from live2diff_nb.judge.evaluate import TARGETS, ablation, drift, evaluate, forth_and_back, judge, main, make_cases, open_weights, summary, table, vae_psnr
 from live2diff_nb.judge.metrics import warp_error
-from live2diff_nb.data.scenes import RenderedClips
+from live2diff_nb.data.worlds import RenderedClips
 from live2diff_nb.judge.variants import Recomputed, fresh_engine, latents_of, one_by_one, stream_latents, translate, window_anew, without_cache, without_depth
 from live2diff_nb.video.sources import demo_clip
 from live2diff_nb.weights.tiny import TINY

@@ -7,7 +7,7 @@ import torch
 from live2diff_nb.data.teachers import opencv_cartoon
 from live2diff_nb.depth.estimator import DepthEstimator
 from live2diff_nb.judge.metrics import RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary, load_clip, motion, psnr, seen_before, sharpness, style_distance, style_statistics, to_float, warp, warp_error
-from live2diff_nb.data.scenes import Motion
+from live2diff_nb.data.worlds import Motion
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from ..depth.estimator import load_tiny_depth
 from .metrics import clip_depth, depth_mse, motion, psnr, sharpness, style_distance, style_statistics, warp_error
 from ..pipeline.live2diff import Live2Diff
 from ..pipeline.frames import vae_encode
-from ..data.scenes import RenderedClips, exact_motion
+from ..data.worlds import RenderedClips, exact_motion
 from ..engine.unet import StreamUNet
 from .variants import one_by_one, translate, without_cache
 from ..video.sources import open_source, resize_frame

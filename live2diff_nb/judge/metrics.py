@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..data.scenes import Motion
+from ..data.worlds import Motion
 
 # %% ../../nbs/judge/metrics.ipynb #e2729d87
 def to_float(
