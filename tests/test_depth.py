@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from live2diff_nb.engine.unet import DepthAdapter
+from live2diff_nb.engine.levels import DepthAdapter
 from live2diff_nb.depth.midas import DPTHybrid, load_dpt_hybrid
 from live2diff_nb.depth.estimator import RunningRange, TinyDepth, depth_to_image, load_tiny_depth, rescale
 

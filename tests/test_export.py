@@ -12,7 +12,8 @@ NAMES = ["latents", "timesteps", "text", "depth", "slot", "position", "bias"]
 
 @pytest.fixture(scope="module")
 def step():
-    "The step at an odd size, example inputs, and other inputs to compare on: other numbers, and a ring that is still filling."
+    """The step at an odd size, example inputs, and other inputs to compare on: other numbers, and a ring that is still
+    filling."""
     unet = toy_unet(block_out_channels=(32, 32), motion_levels=(False, True))
     examples = [example_step(unet, 2, 5, 6, WINDOW, WARMUP, tokens=5, n=n) for n in (100, 2)]
     return StreamStep(unet, WINDOW).eval(), *examples
@@ -48,12 +49,21 @@ def test_onnx_with_the_caches_as_inputs_and_outputs(step, tmp_path):
     module, example, other = step
     caches = range(len(example[-1]))
     path = tmp_path / "step.onnx"
-    torch.onnx.export(module, example, path, dynamo=True, verbose=False, input_names=NAMES + [f"cache_{i}" for i in caches],
-                      output_names=["out"] + [f"new_cache_{i}" for i in caches])
+    torch.onnx.export(
+        module,
+        example,
+        path,
+        dynamo=True,
+        verbose=False,
+        input_names=NAMES + [f"cache_{i}" for i in caches],
+        output_names=["out"] + [f"new_cache_{i}" for i in caches],
+    )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for inputs in (example, other):
         flat = [*inputs[:-1], *inputs[-1]]
-        out, *new = session.run(None, {spec.name: x.numpy() for spec, x in zip(session.get_inputs(), flat, strict=True)})
+        out, *new = session.run(
+            None, {spec.name: x.numpy() for spec, x in zip(session.get_inputs(), flat, strict=True)}
+        )
         agrees((torch.from_numpy(out), [torch.from_numpy(c) for c in new]), module(*inputs), 1e-4)
 
 
@@ -65,5 +75,7 @@ def test_the_step_writes_new_caches_and_leaves_its_inputs(step):
     slots = example[NAMES.index("slot")]
     for old, kept, new in zip(example[-1], before, after):
         assert torch.equal(old, kept) and not torch.equal(new, old)
-        changed = (new != old).flatten(2, 3).any(2).any(-1)                # (2, rows, L)
-        assert all(changed[:, row].nonzero()[:, 1].unique().tolist() == [slot] for row, slot in enumerate(slots.tolist()))
+        changed = (new != old).flatten(2, 3).any(2).any(-1)  # (2, rows, L)
+        assert all(
+            changed[:, row].nonzero()[:, 1].unique().tolist() == [slot] for row, slot in enumerate(slots.tolist())
+        )

@@ -1,4 +1,5 @@
-"""What a graphics card asks of the streaming step: no wait for the host, caches that stay where they are, one graph. Export and ONNX are in test_export.py."""
+"""What a GPU asks of the streaming step: no wait for the host, caches that stay where they are, one graph. Export and
+ONNX are in test_export.py."""
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,8 +16,19 @@ class NoWait(TorchDispatchMode):
     "Raises where a card would have to be waited for, and where a tensor leaves the device."
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        by_mask = name.startswith("index") and any(torch.is_tensor(x) and x.dtype == torch.bool for x in (args[1] if isinstance(args[1], (list, tuple)) else ()))
-        if by_mask or name in WAITS or (name == "_to_copy" and (kwargs or {}).get("device") is not None and args[0].device != torch.device(kwargs["device"])):
+        by_mask = name.startswith("index") and any(
+            torch.is_tensor(x) and x.dtype == torch.bool
+            for x in (args[1] if isinstance(args[1], (list, tuple)) else ())
+        )
+        if (
+            by_mask
+            or name in WAITS
+            or (
+                name == "_to_copy"
+                and (kwargs or {}).get("device") is not None
+                and args[0].device != torch.device(kwargs["device"])
+            )
+        ):
             raise AssertionError(f"{name}: the host waits here")
         return function(*args, **(kwargs or {}))
 
@@ -28,7 +40,9 @@ class Layers:
 
 class RingStep(torch.nn.Module):
     "The step as it streams: in place, on the caches themselves."
-    def __init__(self, unet): super().__init__(); self.unet = unet
+    def __init__(self, unet):
+        super().__init__()
+        self.unet = unet
     def forward(self, latents, timesteps, text, depth, slot, position, bias, caches, tables):
         return self.unet(latents, timesteps, text, depth, ring_views(Layers(caches), tables, (slot, position, bias)))
 
@@ -39,19 +53,32 @@ def unet(): return toy_unet(block_out_channels=(32, 32), motion_levels=(False, T
 
 def inputs(unet, n=100):
     torch.manual_seed(n)
-    return (*example_step(unet, 2, 6, 6, 5, 2, tokens=5, n=n), [layer.position_table(5) for layer in unet.temporal_layers])
+    return (
+        *example_step(unet, 2, 6, 6, 5, 2, tokens=5, n=n),
+        [layer.position_table(5) for layer in unet.temporal_layers],
+    )
 
 
 @torch.no_grad()
 def test_the_patch_that_shows_waiting_does_show_it():
-    for wait in (lambda x: x.sum().item(), lambda x: bool(x[0] > 0), lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: x.to("meta"), lambda x: int(x[0])):
+    for wait in (
+        lambda x: x.sum().item(),
+        lambda x: bool(x[0] > 0),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x.to("meta"),
+        lambda x: int(x[0]),
+    ):
         with pytest.raises(AssertionError, match="waits"), NoWait(): wait(torch.ones(3))
 
 
 @torch.no_grad()
 def test_the_step_never_waits(unet, monkeypatch):
-    "`one_hot` compares its values with the bounds on the CPU alone (on a card its kernel does), so it is spelled out here."
-    monkeypatch.setattr(torch.nn.functional, "one_hot", lambda x, classes: (x[..., None] == torch.arange(classes)).long())
+    """`one_hot` compares its values with the bounds on the CPU alone (on a card its kernel does), so it is spelled out
+    here."""
+    monkeypatch.setattr(
+        torch.nn.functional, "one_hot", lambda x, classes: (x[..., None] == torch.arange(classes)).long()
+    )
     for n in (2, 100):
         args = inputs(unet, n)
         with NoWait(): out = RingStep(unet)(*args)
@@ -65,7 +92,7 @@ def test_the_step_changes_one_slot_a_row_and_no_python_state(unet):
     old = [c.clone() for c in args[7]]
     RingStep(unet)(*args)
     for cache, was in zip(args[7], old):
-        changed = (cache != was).flatten(2, 3).any(2).any(-1)                                              # (2, rows, L)
+        changed = (cache != was).flatten(2, 3).any(2).any(-1)  # (2, rows, L)
         assert changed.sum() == 4 and all(changed[:, row, slot].all() for row, slot in enumerate(args[4].tolist()))
     assert before == {k: v for k, v in vars(unet).items() if not k.startswith("_")}
 
@@ -75,7 +102,7 @@ def test_the_step_in_place_is_one_graph_also_after_a_lora(unet):
     "Compiled once for all frames; the same caches; a LoRA put in by copying needs no new graph."
     torch._dynamo.reset()
     step, compiles = RingStep(unet), []
-    def backend(graph, example): compiles.append(1); return graph.forward
+    def backend(graph, example): return compiles.append(1) or graph.forward
     compiled = torch.compile(step, fullgraph=True, backend=backend)
     stack = LoraStack({"unet": unet})
     name = "mid_block.resnets.0.conv1"

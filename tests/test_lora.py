@@ -14,6 +14,7 @@ from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.weights.rehearse import SMALL, random_state, sd_config, split_unet, write_rehearsal
 from live2diff_nb.engine.unet import StreamUNet, chunk_views
 from live2diff_nb.weights.official import load_official
+from live2diff_nb.weights.runners import Runner
 
 GOLDEN = Path(__file__).parent / "golden"
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -215,22 +216,20 @@ def test_a_style_brings_its_lora(pipe, loras, monkeypatch):
     assert min(off[13:24]) > 0.5 and same(before, bits(pipe.unet)) and untouched(stream(pipe, {}, CLIP[:12]), out)
 
 
-def test_a_runner_with_weights_of_its_own_stands_aside_or_is_told(loras):
-    class Runner:
-        calls = told = 0
-        def __init__(self, unet): self.unet = unet
-        def __call__(self, *args): self.calls += 1; return self.unet(*args)
-    class Refreshed(Runner):
-        def refresh(self): self.told += 1
+def test_a_runner_sees_every_lora(loras):
+    "A runner is never told; it has to compute with the weights of now, and is asked for every step."
+    class Watching(Runner):
+        calls, seen = 0, None
+        def __call__(self, *args):
+            self.calls, self.seen = self.calls + 1, bits(self.unet)
+            return super().__call__(*args)
     pipe = Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64)
-    for kind in (Runner, Refreshed):
-        pipe.runner = runner = kind(pipe.unet)
-        pipe.lora = {loras[0]: 1.0}
+    before = bits(pipe.unet)
+    pipe.runner = runner = Watching(pipe.unet)
+    for lora, plain in (({loras[0]: 1.0}, False), ({}, True)):
+        pipe.lora, runner.calls = lora, 0
         list(pipe.stream(CLIP[:10]))
-        assert (runner.calls > 0) == (kind is Refreshed) and runner.told == int(kind is Refreshed)
-        pipe.lora = {}
-        list(pipe.stream(CLIP[:10]))
-        assert runner.calls > 0 and runner.told == 2 * int(kind is Refreshed)
+        assert runner.calls > 0 and same(runner.seen, before) == plain
 
 
 def test_saved_with_its_loras_and_still_removable(loras, tmp_path):

@@ -1,4 +1,5 @@
-"""Masks and noise levels: properties at many sizes, bad input, and numbers recorded from the official implementation."""
+"""Masks and noise levels: properties at many sizes, bad input, and numbers recorded from the official
+implementation."""
 import subprocess
 import sys
 
@@ -6,7 +7,17 @@ import pytest
 import torch
 
 from helpers import relative, toy_unet
-from live2diff_nb.engine.lcm import PREDICTION_TYPES, RowScalings, add_noise, consistency, lcm_timesteps, make_scheduler, pick_timesteps, predict_x0, row_scalings
+from live2diff_nb.engine.lcm import (
+    PREDICTION_TYPES,
+    RowScalings,
+    add_noise,
+    consistency,
+    lcm_timesteps,
+    make_scheduler,
+    pick_timesteps,
+    predict_x0,
+    row_scalings,
+)
 from live2diff_nb.engine.masks import MODES, receptive_field, temporal_mask
 from live2diff_nb.engine.stream import StreamDenoiser
 
@@ -113,8 +124,16 @@ def test_bad_receptive_field_arguments(mask, layers, error, words):
 
 
 def test_recorded_schedules():
-    linear = {0: .9991499781608582, 1: .9982895255088806, 19: .981052041053772, 99: .8690528273582458, 259: .5501447319984436,
-              499: .1618121713399887, 759: .02070736698806286, 999: .0015789627796038985}
+    linear = {
+        0: 0.9991499781608582,
+        1: 0.9982895255088806,
+        19: 0.981052041053772,
+        99: 0.8690528273582458,
+        259: 0.5501447319984436,
+        499: 0.1618121713399887,
+        759: 0.02070736698806286,
+        999: 0.0015789627796038985,
+    }
     scaled = {0: .9991499781608582, 259: .6589752435684204, 499: .27766942977905273, 999: .00466009508818388}
     for name, numbers in (("linear", linear), ("scaled_linear", scaled)):
         abar = make_scheduler(beta_schedule=name).alphas_cumprod
@@ -233,8 +252,13 @@ def test_consistency_step_agrees_with_diffusers(kind, shape, timesteps):
 @pytest.mark.parametrize("kind", ("epsilon", "sample"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 def test_whole_runs_are_diffusers_scheduler_step_by_step(kind, steps, dtype):
-    "A nonlinear network, the scheduler's own timesteps, and the noise that its generator gives: after each step the same latents, and in the engine the same picture."
-    theirs, x0, said = make_scheduler(kind), randn(1, 4, 16, 16, seed=8).to(dtype), lambda x, t: torch.sin(3 * x.flip(-1)) + x.roll(1, -2) * (t / 1000)
+    """A nonlinear network, the scheduler's own timesteps, and the noise that its generator gives: after each step the
+    same latents, and in the engine the same picture."""
+    theirs, x0, said = (
+        make_scheduler(kind),
+        randn(1, 4, 16, 16, seed=8).to(dtype),
+        lambda x, t: torch.sin(3 * x.flip(-1)) + x.roll(1, -2) * (t / 1000),
+    )
     theirs.set_timesteps(steps)
     timesteps = theirs.timesteps.tolist()
     assert timesteps == lcm_timesteps(make_scheduler(kind), steps)
@@ -252,7 +276,14 @@ def test_whole_runs_are_diffusers_scheduler_step_by_step(kind, steps, dtype):
         errors += [relative(ours, out.denoised), relative(x, other)]
     print(f"{kind}, {steps} steps, {dtype}: largest relative difference {max(errors):.1e}")
     assert max(errors) <= 1e-6
-    engine = StreamDenoiser(toy_unet().to(dtype), timesteps, window=4, warmup=0, scheduler=make_scheduler(kind), runner=lambda x, t, *rest: said(x, t.view(-1, 1, 1, 1)))
+    engine = StreamDenoiser(
+        toy_unet().to(dtype),
+        timesteps,
+        window=4,
+        warmup=0,
+        scheduler=make_scheduler(kind),
+        runner=lambda x, t, *rest: said(x, t.view(-1, 1, 1, 1)),
+    )
     engine.warm_up(x0[:0], x0[:0], torch.zeros(1, 5, 16, dtype=dtype))
     assert relative(engine.step_sequential(x0, x0, dict(encode=encode, inject=torch.stack(inject))), other) <= 1e-6
 
@@ -267,7 +298,12 @@ def test_one_row_at_a_time_is_the_same_as_all_rows(scheduler):
         assert torch.equal(one[0], x_t[k]) and isinstance(row, RowScalings)
         together = consistency(x_t, predict_x0(z, x_t, scalings), scalings)
         assert torch.equal(consistency(one, predict_x0(z[k:k + 1], one, row), row)[0], together[k])
-    assert torch.equal(scalings.rows(-1).alpha, scalings.alpha[3:]) and scalings.rows(slice(1, 3)).sigma.shape == (2, 1, 1, 1)
+    assert torch.equal(scalings.rows(-1).alpha, scalings.alpha[3:]) and scalings.rows(slice(1, 3)).sigma.shape == (
+        2,
+        1,
+        1,
+        1,
+    )
 
 
 def test_the_right_answer_gives_the_picture_back(scheduler):
@@ -294,5 +330,6 @@ def test_other_bad_input(scheduler):
 
 
 def test_imports_in_a_fresh_process_with_every_export_there():
-    code = "from live2diff_nb.engine import lcm, masks; assert all(hasattr(m, name) for m in (lcm, masks) for name in m.__all__)"
+    code = """from live2diff_nb.engine import lcm, masks
+assert all(hasattr(m, name) for m in (lcm, masks) for name in m.__all__)"""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

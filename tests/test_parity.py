@@ -34,7 +34,9 @@ def timesteps(case):
     by_index = case["t_index_list_arg"]
     if by_index is not None:
         return pick_timesteps(make_scheduler(), t_index_list=by_index, num_inference_steps=case["num_inference_steps"])
-    return pick_timesteps(make_scheduler(), steps=None, strength=case["strength_arg"], num_inference_steps=case["num_inference_steps"])
+    return pick_timesteps(
+        make_scheduler(), steps=None, strength=case["strength_arg"], num_inference_steps=case["num_inference_steps"]
+    )
 
 
 def engine_for(unet, case, kind=StreamDenoiser):
@@ -42,16 +44,27 @@ def engine_for(unet, case, kind=StreamDenoiser):
 
 
 def replay(engine, inputs):
-    "Run a recording: warmup result, streamed results by engine step (None while filling), caches by number of streamed frames."
+    """Run a recording: warmup result, streamed results by engine step (None while filling), caches by number of
+    streamed frames."""
     inject = inputs.get("noise_warmup_inject")
     inject = inject if inject is None else rearrange(inject, "t 1 c f h w -> t f c h w")
     warm = engine.warm_up(inputs["latents_warmup"], inputs["depth_warmup"], inputs["prompt_embeds"],
                           noise=dict(encode=inputs["noise_warmup_encode"], inject=inject))
     streamed, caches = [], {0: [engine.cache[0], engine.cache[len(engine.cache) - 1]]}
     for s, latent in enumerate(inputs["latents_stream"]):
-        inject = rearrange(inputs["noise_stream_inject"][s], "t c 1 h w -> t 1 c h w") if "noise_stream_inject" in inputs else None
+        inject = (
+            rearrange(inputs["noise_stream_inject"][s], "t c 1 h w -> t 1 c h w")
+            if "noise_stream_inject" in inputs
+            else None
+        )
         noise = dict(encode=inputs["noise_stream_encode"][s], inject=inject)
-        streamed.append(engine.step(latent.reshape(1, *latent.shape[-3:]), inputs["depth_stream"][s].reshape(1, *latent.shape[-3:]), noise=noise))
+        streamed.append(
+            engine.step(
+                latent.reshape(1, *latent.shape[-3:]),
+                inputs["depth_stream"][s].reshape(1, *latent.shape[-3:]),
+                noise=noise,
+            )
+        )
         caches[s + 1] = [engine.cache[0], engine.cache[len(engine.cache) - 1]]
     return warm, streamed, caches
 
@@ -117,18 +130,21 @@ class OfficialStart(StreamDenoiser):
 
 
 def test_what_the_official_start_does_wrong(unet, monkeypatch):
-    "Let the idle rows write, as the official code does (its T=4), and its outputs come out, 3 to 4 % off the right ones."
-    monkeypatch.setattr("live2diff_nb.engine.temporal.attend_ring", attend_ring_readable)   # the fast form cannot hide a row from itself
+    """Let the idle rows write, as the official code does (its T=4), and its outputs come out, 3 to 4 % off the right
+    ones."""
+    # the fast form cannot hide a row from itself
+    monkeypatch.setattr("live2diff_nb.engine.temporal.attend_ring", attend_ring_readable)
     case, outputs, fixed = META["cases"]["w16s8_T4"], read("w16s8_T4.outputs"), read("w16s8_T4.fixed")["x0_stream"]
     engine, official = engine_for(unet, case, OfficialStart), outputs["x0_stream"]
     engine.ring = RecordedStates(outputs)
     _, streamed, caches = replay(engine, read("w16s8_T4.inputs"))
-    assert max(relative(ours, theirs) for ours, theirs in zip(streamed, official)) <= 1e-5       # the garbage of the first 3 too
+    # the garbage of the first 3 too
+    assert max(relative(ours, theirs) for ours, theirs in zip(streamed, official)) <= 1e-5
     places = torch.arange(0, 256, 32)
     for n in (3, 28):
         assert relative(caches[n][0][:, :, places], outputs[f"kv0_after_{n}"]) <= 1e-5           # every row, every slot
     off = [relative(theirs, right) for theirs, right in zip(official, fixed)][3:]
-    assert min(off[:7]) > 0.03 and max(off[:7]) < 0.05 and 0.0005 < off[-1] < 0.002              # and it fades, but slowly
+    assert min(off[:7]) > 0.03 and max(off[:7]) < 0.05 and 0.0005 < off[-1] < 0.002  # and it fades, but slowly
 
 
 @pytest.mark.parametrize("name", ["w8s4_T2", "w16s8_T2_strength"])
@@ -148,10 +164,18 @@ def test_parity_of_the_sequential_twin(unet, name):
     case, inputs = META["cases"][name], read(f"{name}.inputs")
     engine, rows, outputs = engine_for(unet, case), case["T"], read(f"{name}.outputs")
     expected = read(f"{name}.fixed")["x0_stream"] if rows > 2 else outputs["x0_stream"]
-    engine.warm_up(inputs["latents_warmup"], inputs["depth_warmup"], inputs["prompt_embeds"],
-                   noise=dict(encode=inputs["noise_warmup_encode"], inject=rearrange(inputs["noise_warmup_inject"], "t 1 c f h w -> t f c h w")))
+    engine.warm_up(
+        inputs["latents_warmup"],
+        inputs["depth_warmup"],
+        inputs["prompt_embeds"],
+        noise=dict(
+            encode=inputs["noise_warmup_encode"],
+            inject=rearrange(inputs["noise_warmup_inject"], "t 1 c f h w -> t f c h w"),
+        ),
+    )
     for s in range(len(expected) - rows + 1):
-        inject = torch.stack([inputs["noise_stream_inject"][s + k, k].transpose(0, 1) for k in range(rows - 1)])    # (T-1, 1, 4, h, w)
+        # (T-1, 1, 4, h, w)
+        inject = torch.stack([inputs["noise_stream_inject"][s + k, k].transpose(0, 1) for k in range(rows - 1)])
         noise = dict(encode=inputs["noise_stream_encode"][s], inject=inject)
         x0 = engine.step_sequential(inputs["latents_stream"][s][None], inputs["depth_stream"][s][None], noise=noise)
         assert relative(x0, expected[s + rows - 1]) <= 1e-5, f"frame {s}"

@@ -60,7 +60,7 @@ def changing(pipe, frames, changes):
         yield frame
 
 
-# ---- frames out = frames in, in order ------------------------------------------------------------------------------------
+# ---- frames out = frames in, in order ------------------------------------------------------------------------------
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 50])
 def test_frames_out_are_frames_in(pipe, length, steps):
@@ -102,7 +102,7 @@ def test_working_size(pipe, monkeypatch, height, width):
     assert len(out) == 10 and all(x.shape == (height, width, 3) for x in out)
 
 
-# ---- seeds -----------------------------------------------------------------------------------------------------------------
+# ---- seeds ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("settings", [dict(), dict(fixed_noise=True), dict(steps=3, similar=0.99)], ids=str)
 def test_seed_decides(pipe, settings):
     first, again, other = (run(pipe, CLIP[:11], seed=seed, **settings) for seed in (1, 1, 2))
@@ -117,22 +117,34 @@ def test_fixed_noise_is_steadier_on_a_still_picture(pipe):
     assert change[0] < change[1]
 
 
-# ---- settings while it runs ------------------------------------------------------------------------------------------------
+# ---- settings while it runs ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("change, name", [("cut", "prompt"), ("soft", "prompt"), ("cut", "style")])
 def test_a_change_shows_within_the_warmup_and_can_be_undone(pipe, plain, change, name):
-    "A, B from frame 16, A again from frame 32, compared with all A and all B; a style with an empty prompt is its name alone."
+    """A, B from frame 16, A again from frame 32, compared with all A and all B; a style with an empty prompt is its
+    name alone."""
     start = {"prompt": A} if name == "prompt" else {"prompt": "", "style": A}
     out = run(pipe, changing(pipe, CLIP, {16: {name: B}, 32: {name: A}}), change=change, **start)
-    assert len(out) == len(CLIP) and close(out[:16], plain[A][:16])                # what was in flight is finished as it was
+    assert len(out) == len(CLIP) and close(out[:16], plain[A][:16])  # what was in flight is finished as it was
     first = 16 if change == "cut" else 16 + pipe.warmup                            # "cut" shows at once
     for span, here, there in ((slice(first, 32), B, A), (slice(first + 16, 50), A, B)):
         assert distance(out[span], plain[here][span]) < 0.5 * distance(out[span], plain[there][span])
 
 
 @pytest.mark.parametrize("change", ["cut", "soft"])
-@pytest.mark.parametrize("changes", [
-    {12: dict(strength=0.9)}, {12: dict(steps=4)}, {12: dict(steps=1)}, {3: dict(steps=3, strength=0.2)}, {8: dict(strength=0)}, {0: dict(prompt=B)},
-    {n: dict(strength=n / 20) for n in range(18)}, {9: dict(steps=4), 10: dict(steps=1), 11: dict(prompt=B, steps=3), 17: dict(strength=1)}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {12: dict(strength=0.9)},
+        {12: dict(steps=4)},
+        {12: dict(steps=1)},
+        {3: dict(steps=3, strength=0.2)},
+        {8: dict(strength=0)},
+        {0: dict(prompt=B)},
+        {n: dict(strength=n / 20) for n in range(18)},
+        {9: dict(steps=4), 10: dict(steps=1), 11: dict(prompt=B, steps=3), 17: dict(strength=1)},
+    ],
+    ids=str,
+)
 def test_changes_in_mid_stream_keep_the_count(pipe, plain, change, changes):
     out, first = run(pipe, changing(pipe, CLIP[:18], changes), change=change), min(changes)
     assert len(out) == 18 and not close(out, plain[A][:18])
@@ -144,8 +156,21 @@ def test_setting_what_is_set_already_changes_nothing(pipe, plain):
     assert same(out[:13], plain[A][:13]) and close(out, plain[A][:14])             # the last frame was drained
 
 
-WRONG = [("strength", 1.5), ("strength", -0.1), ("strength", float("nan")), ("strength", "0.5"), ("strength", None), ("steps", 0), ("steps", -1),
-         ("steps", 1.5), ("steps", True), ("steps", 1000), ("style", "cubism"), ("prompt", 3), ("prompt", None)]
+WRONG = [
+    ("strength", 1.5),
+    ("strength", -0.1),
+    ("strength", float("nan")),
+    ("strength", "0.5"),
+    ("strength", None),
+    ("steps", 0),
+    ("steps", -1),
+    ("steps", 1.5),
+    ("steps", True),
+    ("steps", 1000),
+    ("style", "cubism"),
+    ("prompt", 3),
+    ("prompt", None),
+]
 
 
 @pytest.mark.parametrize("name, value", WRONG, ids=str)
@@ -156,7 +181,19 @@ def test_a_wrong_setting_raises_and_leaves_the_old_one(pipe, name, value):
     assert getattr(pipe, name) == before and pipe.version == version                # a running stream notices nothing
 
 
-@pytest.mark.parametrize("wrong", [dict(steps=0), dict(strength=1.5), dict(strength=-1), dict(style="cubism"), dict(prompt=3), dict(change="fade"), dict(steps=1000)], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(steps=0),
+        dict(strength=1.5),
+        dict(strength=-1),
+        dict(style="cubism"),
+        dict(prompt=3),
+        dict(change="fade"),
+        dict(steps=1000),
+    ],
+    ids=str,
+)
 def test_wrong_arguments_of_stream(pipe, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         run(pipe, CLIP[:9], **wrong)
@@ -169,20 +206,47 @@ def test_a_wrong_argument_leaves_all_settings(pipe):
     assert (pipe.prompt, pipe.steps, pipe.strength) == (A, 2, 0.5)
 
 
-@pytest.mark.parametrize("make, named", [(dict(name="huge"), "tiny"), (dict(height=66), "multiples of 4"), (dict(width=0), "multiples of 4"),
-                                         (dict(strength=2), "strength")], ids=str)
+@pytest.mark.parametrize(
+    "make, named",
+    [
+        (dict(name="huge"), "tiny"),
+        (dict(height=66), "multiples of 4"),
+        (dict(width=0), "multiples of 4"),
+        (dict(strength=2), "strength"),
+    ],
+    ids=str,
+)
 def test_wrong_arguments_of_from_pretrained(make, named):
     with pytest.raises(ValueError, match=named):
         Live2Diff.from_pretrained(**make, device="cpu")
 
 
-# ---- bad frames ------------------------------------------------------------------------------------------------------------
-OF_ANOTHER_KIND = {"larger": moving_clip(1, 130, 130)[0], "smaller": moving_clip(1, 20, 20)[0], "wide": moving_clip(1, 64, 200)[0], "one pixel": CLIP[0][:1, :1],
-                   "grey": CLIP[0][..., 0], "grey with a channel": CLIP[0][..., :1], "RGBA": np.dstack([CLIP[0], CLIP[0][..., 0]]),
-                   "a view": CLIP[0][::-1, ::-1], "torch": torch.from_numpy(CLIP[0])}
-BAD = {"float": CLIP[0] / 255, "NaN": np.full((64, 64, 3), np.nan, np.float32), "int64": CLIP[0].astype(np.int64), "bool": CLIP[0] > 9,
-       "channels first": CLIP[0].transpose(2, 0, 1), "a batch": CLIP[0][None], "two channels": CLIP[0][..., :2], "one dimension": CLIP[0].ravel(),
-       "empty": CLIP[0][:0], "None": None, "text": "frame.png", "a number": 3}
+# ---- bad frames ----------------------------------------------------------------------------------------------------
+OF_ANOTHER_KIND = {
+    "larger": moving_clip(1, 130, 130)[0],
+    "smaller": moving_clip(1, 20, 20)[0],
+    "wide": moving_clip(1, 64, 200)[0],
+    "one pixel": CLIP[0][:1, :1],
+    "grey": CLIP[0][..., 0],
+    "grey with a channel": CLIP[0][..., :1],
+    "RGBA": np.dstack([CLIP[0], CLIP[0][..., 0]]),
+    "a view": CLIP[0][::-1, ::-1],
+    "torch": torch.from_numpy(CLIP[0]),
+}
+BAD = {
+    "float": CLIP[0] / 255,
+    "NaN": np.full((64, 64, 3), np.nan, np.float32),
+    "int64": CLIP[0].astype(np.int64),
+    "bool": CLIP[0] > 9,
+    "channels first": CLIP[0].transpose(2, 0, 1),
+    "a batch": CLIP[0][None],
+    "two channels": CLIP[0][..., :2],
+    "one dimension": CLIP[0].ravel(),
+    "empty": CLIP[0][:0],
+    "None": None,
+    "text": "frame.png",
+    "a number": 3,
+}
 
 
 def test_frames_of_other_kinds_are_fitted(pipe):
@@ -211,7 +275,9 @@ def test_a_bad_frame_is_named_and_the_stream_goes_on(pipe, plain):
 
 
 @pytest.mark.filterwarnings("ignore:frame .* is left out")
-@pytest.mark.parametrize("bad", [(0,), (0, 1, 2), (3, 4), (7,), (8, 9), (10, 11, 12), tuple(range(13)), (0, 5, 9, 12)], ids=str)
+@pytest.mark.parametrize(
+    "bad", [(0,), (0, 1, 2), (3, 4), (7,), (8, 9), (10, 11, 12), tuple(range(13)), (0, 5, 9, 12)], ids=str
+)
 def test_bad_frames_anywhere(pipe, plain, bad):
     "Before the first good frame its result is shown. If no good frame ever came there is nothing to show."
     clip, good = [CLIP[n] for n in range(13)], [n for n in range(13) if n not in bad]
@@ -222,10 +288,12 @@ def test_bad_frames_anywhere(pipe, plain, bad):
     assert same(out, [expected[k] for k in shown])
 
 
-# ---- the similar-frame filter ------------------------------------------------------------------------------------------------
+# ---- the similar-frame filter --------------------------------------------------------------------------------------
 def test_similar_filter_is_off_by_default_and_deterministic(pipe):
     still = [CLIP[0]] * 20 + CLIP[20:24]
-    plain, filtered, again = (run(pipe, still, fixed_noise=False, **more) for more in ({}, dict(similar=0.98), dict(similar=0.98)))
+    plain, filtered, again = (
+        run(pipe, still, fixed_noise=False, **more) for more in ({}, dict(similar=0.98), dict(similar=0.98))
+    )
     assert len(plain) == len(filtered) == 24 and same(filtered, again)
     repeats = [sum(np.array_equal(a, b) for a, b in zip(out, out[1:])) for out in (plain, filtered)]
     assert repeats[0] == 0 and repeats[1] >= 15
@@ -235,7 +303,7 @@ def test_similar_filter_that_skips_nothing_changes_nothing(pipe, plain):
     assert close(run(pipe, CLIP[:14], similar=1.5), plain[A][:14])
 
 
-# ---- sources and several streams ---------------------------------------------------------------------------------------------
+# ---- sources and several streams -----------------------------------------------------------------------------------
 def test_an_error_of_the_source_is_not_swallowed(pipe):
     def source():
         yield from CLIP[:10]
@@ -263,11 +331,14 @@ def test_two_streams_from_one_pipeline(pipe):
     assert not torch.is_inference_mode_enabled()
 
 
-# ---- what is reported ----------------------------------------------------------------------------------------------------------
+# ---- what is reported ----------------------------------------------------------------------------------------------
 def test_timings_and_latencies(pipe):
     run(pipe, CLIP[:12])
-    assert set(pipe.timings) >= {"depth", "vae", "unet"} and all(pipe.timings[part] > 0 for part in ("depth", "vae", "unet"))
-    assert len(pipe.latencies) == 12 and pipe.latencies[0] >= pipe.latencies[7]        # the first frame waits for the whole warmup
+    assert set(pipe.timings) >= {"depth", "vae", "unet"} and all(
+        pipe.timings[part] > 0 for part in ("depth", "vae", "unet")
+    )
+    # the first frame waits for the whole warmup
+    assert len(pipe.latencies) == 12 and pipe.latencies[0] >= pipe.latencies[7]
     run(pipe, [])
     assert len(pipe.latencies) == 0
 
@@ -284,11 +355,15 @@ def test_memory_estimate_is_what_is_allocated(pipe, monkeypatch, size, steps):
     assert pipe.memory_estimate(128, 128, 3)["cache"] == pipe.memory_estimate(64, 64, 3)["cache"] * 4
 
 
-# ---- what drives the embedded model on a CPU -------------------------------------------------------------------------------
+# ---- what drives the embedded model on a CPU -----------------------------------------------------------------------
 def test_the_graph_gives_the_torch_models_pictures():
-    "At 256 x 256 an ONNX graph may run the streaming steps: the same pictures but for rounding, also past the ring's end."
+    """At 256 x 256 an ONNX graph may run the streaming steps: the same pictures but for rounding, also past the ring's
+    end."""
     clip = moving_clip(18, 256, 256)
-    by_graph, by_torch = (run(Live2Diff.from_pretrained("tiny", device="cpu", **driver), clip, prompt=A) for driver in ({}, {"graphs": False}))
+    by_graph, by_torch = (
+        run(Live2Diff.from_pretrained("tiny", device="cpu", **driver), clip, prompt=A)
+        for driver in ({}, {"graphs": False})
+    )
     assert close(by_graph, by_torch)
 
 

@@ -11,7 +11,11 @@ from live2diff_nb.engine.temporal import RingView, TemporalAttention, attend_rin
 from live2diff_nb.engine.unet import chunk_views
 
 STEPS = {1: [399], 2: [399, 159], 3: [499, 299, 99], 4: [499, 379, 259, 139]}
-THREE = dict(block_out_channels=(32, 64, 96), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"), motion_norm_groups=16)
+THREE = dict(
+    block_out_channels=(32, 64, 96),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+    motion_norm_groups=16,
+)
 WIDTHS = dict(block_out_channels=(64, 32), layers_per_block=2, motion_heads=2, depth_channels=(4, 8, 12))
 
 
@@ -42,12 +46,29 @@ def offline(engine, latents, depth, text):
     return x0
 
 
-# ---- a chunk under the mask is the stream, as long as nothing has left the window -------------------------------------
-@pytest.mark.parametrize("window, warmup, steps, size, config", [
-    (16, 8, 2, (8, 8), {}), (8, 4, 1, (8, 8), {}), (8, 0, 2, (8, 6), {}), (5, 1, 2, (4, 12), {}), (6, 5, 3, (7, 5), {}), (1, 0, 2, (8, 8), {}),
-    (24, 3, 1, (4, 4), {}), (9, 2, 4, (5, 3), {}), (7, 3, 2, (8, 12), THREE), (7, 3, 2, (9, 7), THREE), (6, 2, 2, (6, 10), WIDTHS),
-    (6, 2, 2, (8, 8), dict(motion_heads=1)), (6, 2, 2, (8, 8), dict(motion_heads=16)), (6, 2, 2, (8, 8), dict(motion_levels=(False, True))),
-    (6, 2, 2, (6, 6), dict(motion_levels=(True, False))), (6, 2, 2, (7, 6), {**THREE, "motion_levels": (False, False, True)})], ids=str)
+# ---- a chunk under the mask is the stream, as long as nothing has left the window ----------------------------------
+@pytest.mark.parametrize(
+    "window, warmup, steps, size, config",
+    [
+        (16, 8, 2, (8, 8), {}),
+        (8, 4, 1, (8, 8), {}),
+        (8, 0, 2, (8, 6), {}),
+        (5, 1, 2, (4, 12), {}),
+        (6, 5, 3, (7, 5), {}),
+        (1, 0, 2, (8, 8), {}),
+        (24, 3, 1, (4, 4), {}),
+        (9, 2, 4, (5, 3), {}),
+        (7, 3, 2, (8, 12), THREE),
+        (7, 3, 2, (9, 7), THREE),
+        (6, 2, 2, (6, 10), WIDTHS),
+        (6, 2, 2, (8, 8), dict(motion_heads=1)),
+        (6, 2, 2, (8, 8), dict(motion_heads=16)),
+        (6, 2, 2, (8, 8), dict(motion_levels=(False, True))),
+        (6, 2, 2, (6, 6), dict(motion_levels=(True, False))),
+        (6, 2, 2, (7, 6), {**THREE, "motion_levels": (False, False, True)}),
+    ],
+    ids=str,
+)
 def test_chunk_under_the_mask_is_the_stream(window, warmup, steps, size, config):
     unet, clip = toy_unet(**config), random_latents(window, *size)
     result = stream(StreamDenoiser(unet, STEPS[steps], window, warmup), *clip)
@@ -61,9 +82,10 @@ def test_without_motion_modules_every_frame_is_alone():
     assert relative(stream(engine, *clip), offline(engine, *clip)) <= 1e-5 and len(engine.cache) == 0
 
 
-# ---- and when the ring has wrapped: a stream that keeps its past in plain lists ----------------------------------------
+# ---- and when the ring has wrapped: a stream that keeps its past in plain lists ------------------------------------
 def naive_forward(layer, x, view, past, window, warmup):
-    "Temporal attention of a stream of one row: `past` holds all keys and values; the warm ones and the newest are used."
+    """Temporal attention of a stream of one row: `past` holds all keys and values; the warm ones and the newest are
+    used."""
     q, k, v = (layer.split(w(x)) for w in (layer.to_q, layer.to_k, layer.to_v))      # (n, locations, heads, head)
     past.extend(zip(k, v))
     if not isinstance(view, RingView):
@@ -90,12 +112,19 @@ def test_wrapped_ring_is_a_list_of_the_newest_frames(window, warmup, monkeypatch
     assert relative(stream(StreamDenoiser(unet, STEPS[1], window, warmup), *clip), ours) <= 1e-5
 
 
-# ---- pipelined = sequential ---------------------------------------------------------------------------------------------
+# ---- pipelined = sequential ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("window, warmup, size, config", [(6, 3, (8, 8), {}), (4, 0, (6, 4), {}), (3, 2, (5, 7), {}), (5, 1, (6, 6), THREE)], ids=str)
+@pytest.mark.parametrize(
+    "window, warmup, size, config",
+    [(6, 3, (8, 8), {}), (4, 0, (6, 4), {}), (3, 2, (5, 7), {}), (5, 1, (6, 6), THREE)],
+    ids=str,
+)
 def test_pipelined_is_sequential(steps, window, warmup, size, config):
     unet, clip = toy_unet(**config), random_latents(window + 2 * (window - warmup) + steps + 1, *size)
-    pipelined, sequential = (stream(StreamDenoiser(unet, STEPS[steps], window, warmup), *clip, method) for method in ("step", "step_sequential"))
+    pipelined, sequential = (
+        stream(StreamDenoiser(unet, STEPS[steps], window, warmup), *clip, method)
+        for method in ("step", "step_sequential")
+    )
     assert len(pipelined) == len(clip[0]) and relative(pipelined, sequential) <= 1e-5
 
 
@@ -121,8 +150,10 @@ def test_draining_in_the_middle_changes_nothing(steps):
     assert relative(out, stream(StreamDenoiser(unet, STEPS[steps], 5, 2), latents, depth, text)) <= 1e-5
 
 
-# ---- the fast form = the readable form ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("rows, locations, heads, head, window", [(1, 1, 1, 4, 1), (2, 9, 4, 8, 16), (3, 4, 2, 6, 5), (4, 25, 8, 2, 9)])
+# ---- the fast form = the readable form -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "rows, locations, heads, head, window", [(1, 1, 1, 4, 1), (2, 9, 4, 8, 16), (3, 4, 2, 6, 5), (4, 25, 8, 2, 9)]
+)
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_fast_form_is_the_readable_form(rows, locations, heads, head, window, dtype, bound):
     g = torch.Generator().manual_seed(window)
@@ -141,10 +172,11 @@ def test_fast_form_is_the_readable_form(rows, locations, heads, head, window, dt
     assert torch.equal(views[0].kv.transpose(2, 4)[:, kept], kv.transpose(2, 4)[:, kept])
 
 
-# ---- what must not be seen is not seen ----------------------------------------------------------------------------------
+# ---- what must not be seen is not seen -----------------------------------------------------------------------------
 @pytest.mark.parametrize("steps", STEPS)
 def test_idle_rows_and_stale_cache_are_invisible(steps):
-    "Large numbers in every slot that no frame has written yet, and a cache left over from another stream, change no bit."
+    """Large numbers in every slot that no frame has written yet, and a cache left over from another stream, change no
+    bit."""
     unet, clip = toy_unet(), random_latents(14)
     expected = stream(StreamDenoiser(unet, STEPS[steps], 6, 3), *clip)
     engine = StreamDenoiser(unet, STEPS[steps], 6, 3)
@@ -154,7 +186,7 @@ def test_idle_rows_and_stale_cache_are_invisible(steps):
 
     def warm_up_and_poison(*args):
         x0 = warm_up(*args)
-        poison(engine, 1e6, first=3)                                                   # after it: masked, then overwritten
+        poison(engine, 1e6, first=3)  # after it: masked, then overwritten
         return x0
     engine.warm_up = warm_up_and_poison
     assert torch.equal(stream(engine, *clip), expected)
@@ -168,7 +200,9 @@ def test_a_future_frame_changes_no_earlier_result(steps, method, changed):
     other = [x.index_fill(0, torch.tensor(changed), 3.0) for x in (latents, depth)]
     after = stream(StreamDenoiser(unet, STEPS[steps], 6, 3), *other, text, method)
     assert relative(after[:changed], before[:changed]) <= 1e-6
-    assert relative(after[changed:], before[changed:]) > 1e-2 and relative(after[changed + 1], before[changed + 1]) > 1e-5
+    assert (
+        relative(after[changed:], before[changed:]) > 1e-2 and relative(after[changed + 1], before[changed + 1]) > 1e-5
+    )
 
 
 def test_every_warmup_frame_sees_the_others():
@@ -187,17 +221,19 @@ def test_a_frame_that_left_the_ring_still_counts_only_through_the_past():
     assert relative(after[-1], before[-1]) > 1e-5
 
 
-# ---- starting anew, seeds, types ------------------------------------------------------------------------------------------
+# ---- starting anew, seeds, types -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("steps", [1, 3])
 def test_second_warmup_is_a_fresh_engine(steps):
     unet, clip, g = toy_unet(), random_latents(3), torch.Generator().manual_seed(5)
     used, fresh = (StreamDenoiser(unet, STEPS[steps], 6, 3) for _ in range(2))
     stream(used, *random_latents(11, seed=8))
-    used.step(*(x[:1] for x in random_latents(1)[:2]))                                # frames still in flight are forgotten
+    used.step(*(x[:1] for x in random_latents(1)[:2]))  # frames still in flight are forgotten
     noise = dict(encode=torch.randn(3, 4, 8, 8, generator=g), inject=torch.randn(steps - 1, 3, 4, 8, 8, generator=g))
     results = [[engine.warm_up(*clip, noise=noise)] for engine in (used, fresh)]
     for latent, depth in zip(*(x.split(1) for x in random_latents(9, seed=6)[:2])):
-        noise = dict(encode=torch.randn(1, 4, 8, 8, generator=g), inject=torch.randn(steps - 1, 1, 4, 8, 8, generator=g))
+        noise = dict(
+            encode=torch.randn(1, 4, 8, 8, generator=g), inject=torch.randn(steps - 1, 1, 4, 8, 8, generator=g)
+        )
         for engine, result in zip((used, fresh), results):
             result.append(engine.step(latent, depth, noise=noise))
     assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(*results)) and results[0][-1] is not None
@@ -222,7 +258,10 @@ def test_fixed_noise_is_one_noise():
     "A still clip with one noise: after the ring is full nothing but the past changes."
     unet, (latents, depth, text) = toy_unet(), random_latents(1)
     still = latents.expand(24, -1, -1, -1), depth.expand(24, -1, -1, -1), text
-    change = [relative(*stream(StreamDenoiser(unet, STEPS[2], 5, 2, fixed_noise=fixed), *still)[-2:]) for fixed in (True, False)]
+    change = [
+        relative(*stream(StreamDenoiser(unet, STEPS[2], 5, 2, fixed_noise=fixed), *still)[-2:])
+        for fixed in (True, False)
+    ]
     assert change[0] < 0.1 * change[1]
 
 
@@ -235,7 +274,9 @@ def test_replayed_noise_is_taken():
     out = [engine.warm_up(latents[:2], depth[:2], text, noise=dict(encode=warm[0], inject=warm[1:]))]
     for n in range(2, 7):
         own = source(n, 2, latents[:1])[:, None]
-        out.append(engine.step_sequential(latents[n : n + 1], depth[n : n + 1], noise=dict(encode=own[0], inject=own[1:])))
+        out.append(
+            engine.step_sequential(latents[n : n + 1], depth[n : n + 1], noise=dict(encode=own[0], inject=own[1:]))
+        )
     assert torch.equal(torch.cat(out), expected)
 
 
@@ -254,7 +295,7 @@ def test_the_cache_does_not_grow_or_move():
     assert places == [layer.data_ptr() for layer in engine.cache.layers]
 
 
-# ---- errors ---------------------------------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("timesteps", [[], [159, 399], [399, 399], [1200, 5], [-1]])
 def test_timesteps_must_fall_and_exist(timesteps):
     with pytest.raises(ValueError, match="timesteps must"):
@@ -274,8 +315,13 @@ def test_step_before_warm_up():
             step(latents, depth)
 
 
-WRONG = {"one frame short": ((2, 4, 8, 8), (3, 4, 8, 8)), "no batch": ((4, 8, 8), (3, 4, 8, 8)), "channels": ((3, 3, 8, 8), (3, 4, 8, 8)),
-         "depth short": ((3, 4, 8, 8), (1, 4, 8, 8)), "depth of another size": ((3, 4, 8, 8), (3, 4, 8, 6))}
+WRONG = {
+    "one frame short": ((2, 4, 8, 8), (3, 4, 8, 8)),
+    "no batch": ((4, 8, 8), (3, 4, 8, 8)),
+    "channels": ((3, 3, 8, 8), (3, 4, 8, 8)),
+    "depth short": ((3, 4, 8, 8), (1, 4, 8, 8)),
+    "depth of another size": ((3, 4, 8, 8), (3, 4, 8, 6)),
+}
 
 
 @pytest.mark.parametrize("latents, depth", WRONG.values(), ids=WRONG)
@@ -285,7 +331,9 @@ def test_wrong_shapes_into_warm_up(latents, depth):
         engine.warm_up(torch.zeros(latents), torch.zeros(depth), torch.zeros(1, 5, 16))
 
 
-@pytest.mark.parametrize("latent, depth", [((2, 4, 8, 8), (1, 4, 8, 8)), ((1, 4, 8, 8), (4, 8, 8)), ((1, 4, 8, 6), (1, 4, 8, 6))])
+@pytest.mark.parametrize(
+    "latent, depth", [((2, 4, 8, 8), (1, 4, 8, 8)), ((1, 4, 8, 8), (4, 8, 8)), ((1, 4, 8, 6), (1, 4, 8, 6))]
+)
 def test_wrong_shapes_into_step_leave_the_stream_as_it_was(latent, depth):
     unet, (latents, depths, text) = toy_unet(), random_latents(6)
     results = []

@@ -37,7 +37,10 @@ def ring_state(
     return RingState(warmup + n % ring, visible, position)
 
 # %% ../../nbs/engine/kvcache.ipynb #7f2e863b
-def check_window(window: int, warmup: int):
+def check_window(
+    window: int,  # slots in all, L
+    warmup: int,  # slots never overwritten, L_w
+):
     "Refuse a window without a place for streamed frames."
     if not 0 <= warmup < window:
         raise ValueError(f"warmup={warmup} must be at least 0 and less than window={window}: the ring needs a slot")
@@ -84,8 +87,11 @@ class RingTable:
         visible = torch.stack([s.visible for s in states])
         self.bias = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf).to(device, dtype)  # (2R, L)
 
-    def rows(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        "`(slot (r,), position (r, L), bias (r, L))` of the streamed frames `numbers`."
+    def rows(
+        self,
+        numbers: list[int],                # of streamed frames, r of them
+    ) -> tuple[Tensor, Tensor, Tensor]:    # slot (r,), position (r, L), bias (r, L)
+        "The bookkeeping of some rows, each of which holds a frame."
         index = [n if n < self.ring else self.ring + n % self.ring for n in numbers]
         return self.slot[index], self.position[index], self.bias[index]
 
@@ -109,7 +115,8 @@ class KVCache:
         dtype=None,                # of keys and values
     ):
         self.window = window
-        self.layers = [torch.zeros(2, rows, s.locations, s.heads, window, s.channels // s.heads, device=device, dtype=dtype) for s in shapes]
+        sizes = [(2, rows, s.locations, s.heads, window, s.channels // s.heads) for s in shapes]
+        self.layers = [torch.zeros(size, device=device, dtype=dtype) for size in sizes]
 
     def __len__(self):
         return len(self.layers)

@@ -26,7 +26,7 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 def make_scheduler(
-    prediction_type: str = "epsilon", # what the network gives: one of `PREDICTION_TYPES`
+    prediction_type: str = "epsilon", # what the network predicts: one of `PREDICTION_TYPES`
     beta_schedule: str = "linear", # how the noise grows over the 1000 timesteps: one of `BETA_SCHEDULES`
     beta_start: float = 0.00085, # noise variance added at the first timestep
     beta_end: float = 0.012, # noise variance added at the last timestep
@@ -77,7 +77,8 @@ def add_noise(
     noise: Tensor, # (n, c, h, w) standard normal noise
 ) -> Tensor: # (n, c, h, w) latents at that row's noise level
     "x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z"
-    if latents.shape != noise.shape: raise ValueError(f"noise of shape {tuple(noise.shape)} does not fit latents of shape {tuple(latents.shape)}")
+    if latents.shape != noise.shape:
+        raise ValueError(f"noise of shape {tuple(noise.shape)} does not fit latents of shape {tuple(latents.shape)}")
     return scalings.alpha[row] * latents + scalings.sigma[row] * noise # (n, c, h, w)
 
 # %% ../../nbs/engine/lcm.ipynb #e9d8d1e8
@@ -100,13 +101,16 @@ def timesteps_by_index(
     num_inference_steps: int = 50, # length of the schedule
 ) -> list[int]: # descending
     "The official configs' form: pick timesteps by their place in the schedule."
-    if not hasattr(t_index_list, "__iter__"): raise TypeError(f"t_index_list must be a list of whole numbers, got {t_index_list!r}")
+    if not hasattr(t_index_list, "__iter__"):
+        raise TypeError(f"t_index_list must be a list of whole numbers, got {t_index_list!r}")
     schedule, picks = lcm_timesteps(scheduler, num_inference_steps), list(t_index_list)
     if not picks or any(isinstance(k, bool) or not isinstance(k, Integral) for k in picks):
         raise ValueError(f"t_index_list must be a list of at least one whole number, got {t_index_list!r}")
     if picks != sorted(set(picks)): raise ValueError(f"t_index_list must increase from entry to entry, got {picks}")
     if picks[0] < 0 or picks[-1] >= len(schedule):
-        raise ValueError(f"t_index_list must lie in 0..{len(schedule) - 1} for {len(schedule)} inference steps, got {picks}")
+        raise ValueError(
+            f"t_index_list must lie in 0..{len(schedule) - 1} for {len(schedule)} inference steps, got {picks}"
+        )
     return [schedule[k] for k in picks]
 
 # %% ../../nbs/engine/lcm.ipynb #ed0c9876
@@ -126,7 +130,8 @@ def timesteps_by_share(
     count = int(num_inference_steps * _strength(strength))
     if count == 0:
         least = ceil(1000 / num_inference_steps) / 1000
-        raise ValueError(f"strength {strength} of {num_inference_steps} inference steps leaves no step: use a strength of at least {least}")
+        raise ValueError(f"strength {strength} of {num_inference_steps} inference steps leaves no step: use a strength "
+                         f"of at least {least}")
     return schedule[-count:]
 
 # %% ../../nbs/engine/lcm.ipynb #a6e37612
@@ -139,37 +144,47 @@ def timesteps_by_strength(
     "Enter where strength says, then spread `steps` timesteps evenly over what is left of the LCM schedule."
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
-    grid = [t for t in lcm_timesteps(scheduler, scheduler.config.original_inference_steps) if max_timestep is None or t <= max_timestep]
+    grid = [
+        t
+        for t in lcm_timesteps(scheduler, scheduler.config.original_inference_steps)
+        if max_timestep is None or t <= max_timestep
+    ]
     if steps > len(grid):
-        raise ValueError(f"{steps} steps asked for but only {len(grid)} timesteps to pick from: use fewer steps or a larger max_timestep")
+        raise ValueError(f"{steps} steps asked for but only {len(grid)} timesteps to pick from: use fewer steps or a "
+                         f"larger max_timestep")
     left = max(steps, round(_strength(strength) * len(grid))) # timesteps from the entry down
     return [grid[len(grid) - left + k * left // steps] for k in range(steps)]
 
 # %% ../../nbs/engine/lcm.ipynb #21c7faf8
 def pick_timesteps(
-    scheduler: LCMScheduler, # from `make_scheduler`; left unchanged
-    steps: int | None = 2, # how many denoising steps; None with `num_inference_steps` for the official rule
-    strength: float = 0.5, # 0 keeps the most of the input, 1 the least
+    scheduler: LCMScheduler,  # from `make_scheduler`; left unchanged
+    steps: int | None = 2,  # how many denoising steps; None with `num_inference_steps` for the official rule
+    strength: float = 0.5,  # 0 keeps the most of the input, 1 the least
     *,
-    t_index_list: list[int] | None = None, # places in the schedule, as the official configs give them; `steps` and `strength` are then unused
-    num_inference_steps: int | None = None, # length of the official schedule; 50 with `t_index_list`
-    max_timestep: int | None = None, # with `steps`: strength 1 enters at or just below this one
+    t_index_list: list[int] | None = None,  # places in the official schedule; wins over `steps` and `strength`
+    num_inference_steps: int | None = None,  # length of the official schedule; 50 with `t_index_list`
+    max_timestep: int | None = None,  # with `steps`: strength 1 enters at or just below this one
 ) -> list[int]: # descending, one per denoising row
     "The timesteps of the denoising rows, noisiest first."
-    if t_index_list is not None: return timesteps_by_index(scheduler, t_index_list, 50 if num_inference_steps is None else num_inference_steps)
-    if steps is None and num_inference_steps is None: raise ValueError("give steps, t_index_list, or num_inference_steps together with a strength")
+    if t_index_list is not None:
+        return timesteps_by_index(scheduler, t_index_list, 50 if num_inference_steps is None else num_inference_steps)
+    if steps is None and num_inference_steps is None:
+        raise ValueError("give steps, t_index_list, or num_inference_steps together with a strength")
     if steps is None: return timesteps_by_share(scheduler, num_inference_steps, strength)
-    if num_inference_steps is not None: raise ValueError("num_inference_steps goes with t_index_list or with steps=None: leave it out or set steps=None")
+    if num_inference_steps is not None:
+        raise ValueError(
+            "num_inference_steps goes with t_index_list or with steps=None: leave it out or set steps=None"
+        )
     return timesteps_by_strength(scheduler, steps, strength, max_timestep)
 
 # %% ../../nbs/engine/lcm.ipynb #3e61504a
 def predict_x0(
-    model_output: Tensor, # (T, c, h, w) what the network said
+    model_output: Tensor, # (T, c, h, w) the network's output
     x_t: Tensor, # (T, c, h, w) what the network was given
     scalings: RowScalings, # of these rows
-    prediction_type: str = "epsilon", # what the network says: one of `PREDICTION_TYPES`
+    prediction_type: str = "epsilon", # what the network predicts: one of `PREDICTION_TYPES`
 ) -> Tensor: # (T, c, h, w) estimate of the clean latents
-    "The clean latents that the network's answer stands for."
+    "The clean latents that the network's output stands for."
     _one_of("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "sample": return model_output
     if prediction_type == "v_prediction": return scalings.alpha * x_t - scalings.sigma * model_output

@@ -14,7 +14,8 @@ from torch import Tensor
 # %% ../../nbs/engine/masks.ipynb #01af1811
 def _at_least(name: str, value: int, least: int) -> None:
     "Refuse a count that is no whole number or too small."
-    if isinstance(value, bool) or not isinstance(value, Integral): raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least: raise ValueError(f"{name} must be at least {least}, got {value}")
 
 # %% ../../nbs/engine/masks.ipynb #87804a65
@@ -28,7 +29,8 @@ def temporal_mask(
 ) -> Tensor: # (frames, frames) bool, True = may attend, row = query
     "Which frame (row) may attend to which frame (column)."
     if mode not in MODES: raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
-    _at_least("frames", frames, 1); _at_least("warmup", warmup, 0); _at_least("window", window, 1)
+    for name, value, least in (("frames", frames, 1), ("warmup", warmup, 0), ("window", window, 1)):
+        _at_least(name, value, least)
     i, j = torch.arange(frames)[:, None], torch.arange(frames)[None] # (frames, 1), (1, frames)
     if mode == "causal": return j <= i
     if mode == "bidirectional": return (i >= 0) & (j >= 0)

@@ -21,7 +21,7 @@ def position_codes(
     channels: int,  # width of the features
     device=None,    # where to make them
 ) -> Tensor:
-    "`(length, channels)` sinusoids: channel 2i is sin(p / 10000^(2i/c)), channel 2i+1 the cosine (Vaswani et al. 2017)."
+    "Sinusoids `(length, channels)`: channel 2i is sin(p / 10000^(2i/c)), 2i+1 the cosine (Vaswani et al. 2017)."
     position = torch.arange(length, device=device, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, channels, 2, device=device) * (-math.log(10000.0) / channels))
     return torch.stack([(position * rate).sin(), (position * rate).cos()], -1).flatten(-2)[:, :channels]
@@ -30,8 +30,10 @@ def position_codes(
 class ChunkView(NamedTuple):
     "Attention within whole clips."
     frames: int                   # F, frames of each clip
-    mask: Tensor | None = None    # (F, F) bool, True = may attend; None: all see all
-    store: Tensor | None = None   # (2, locations, heads, >=F, head) cache row that receives keys and values of the one clip
+    mask: Tensor | None = None  # (F, F) bool, True = may attend; None: all see all
+    store: Tensor | None = (
+        None  # (2, locations, heads, >=F, head) cache row that receives the one clip's keys and values
+    )
 
 
 class RingView(NamedTuple):
@@ -62,8 +64,12 @@ def attend_chunk(
     return out.permute(0, 3, 1, 2, 4).flatten(0, 1)
 
 # %% ../../nbs/engine/temporal.ipynb #83c3c7b6
-def write_slot(view: RingView, k: Tensor, v: Tensor):
-    "Put the new frame's key and value `(rows, locations, heads, head)` into each row's own slot."
+def write_slot(
+    view: RingView,  # whose cache is written
+    k: Tensor,       # (rows, locations, heads, head) the new frame's keys
+    v: Tensor,       # same, values
+):
+    "Put the new frame's key and value into each row's own slot."
     if view.fresh is not None:
         view.fresh.append(torch.stack([k, v]))
         return
@@ -72,14 +78,21 @@ def write_slot(view: RingView, k: Tensor, v: Tensor):
         view.kv[1, row].index_copy_(-2, slot[None], v[row].unsqueeze(-2))
 
 # %% ../../nbs/engine/temporal.ipynb #55994e62
-def newest_codes(view: RingView) -> Tensor:
-    "`(3, rows, 1, heads, head)`: the projected codes of the position that each row's new frame has."
+def newest_codes(
+    view: RingView,  # of the step
+) -> Tensor:         # (3, rows, 1, heads, head)
+    "The projected codes of the position that each row's new frame has."
     position = view.position.gather(1, view.slot[:, None])[:, 0]          # (rows,)
     return view.table[:, position][:, :, None]
 
 # %% ../../nbs/engine/temporal.ipynb #bd77bf63
-def attend_ring_readable(q: Tensor, k: Tensor, v: Tensor, view: RingView) -> Tensor:
-    "The reference: builds `K + W_K p` and `V + W_V p` for the whole window. Shapes as in `attend_ring`."
+def attend_ring_readable(
+    q: Tensor,       # (rows, locations, heads, head) of the new frame, before positions
+    k: Tensor,       # same; written to the cache
+    v: Tensor,       # same; written to the cache
+    view: RingView,  # the past
+) -> Tensor:         # like q
+    "The reference: builds `K + W_K p` and `V + W_V p` for the whole window."
     write_slot(view, k, v)
     codes = view.table[1:, view.position].transpose(2, 3)                 # (2, rows, heads, L, head)
     keys, values = view.kv + codes[:, :, None]                            # (rows, locations, heads, L, head)
@@ -88,10 +101,15 @@ def attend_ring_readable(q: Tensor, k: Tensor, v: Tensor, view: RingView) -> Ten
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)[..., 0, :]
 
 # %% ../../nbs/engine/temporal.ipynb #ab9aaee1
-def ring_scores(q: Tensor, k: Tensor, view: RingView) -> Tensor:
-    "`(rows, locations, heads, L + 1)` logits of positioned queries: the cached slots, and the new frame last."
-    keys, code = view.kv[0], view.table[1, view.position]                  # (rows, locations, heads, L, head), (rows, L, heads, head)
-    own = F.one_hot(view.slot, keys.shape[-2]).bool()                      # the slot about to be overwritten is not for reading
+def ring_scores(
+    q: Tensor,       # (rows, locations, heads, head) with positions, scaled
+    k: Tensor,       # same, of the new frame, before positions
+    view: RingView,  # the past
+) -> Tensor:         # (rows, locations, heads, L + 1) the cached slots, and the new frame last
+    "Logits of positioned queries."
+    keys = view.kv[0]                                                      # (rows, locations, heads, L, head)
+    code = view.table[1, view.position]                                    # (rows, L, heads, head)
+    own = F.one_hot(view.slot, keys.shape[-2]).bool()                      # about to be overwritten: not for reading
     bias = view.bias.masked_fill(own, -torch.inf)[:, None]                 # (rows, 1, L)
     by_position = q.transpose(1, 2) @ code.permute(0, 2, 3, 1)             # (rows, heads, locations, L)
     past = (q[..., None, :] @ keys.transpose(-1, -2))[..., 0, :] + (by_position + bias[:, None]).transpose(1, 2)
@@ -131,12 +149,18 @@ class TemporalAttention(nn.Module):
             setattr(self, name, nn.Linear(channels, channels, bias=False))
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def split(self, x: Tensor) -> Tensor:
-        "(..., channels) -> (..., heads, head)"
+    def split(
+        self,
+        x: Tensor,  # (..., channels)
+    ) -> Tensor:    # (..., heads, head)
+        "Heads apart."
         return x.unflatten(-1, (self.heads, -1))
 
-    def position_table(self, length: int) -> Tensor:
-        "`(3, length, heads, head)`: the position codes through the three projections."
+    def position_table(
+        self,
+        length: int,  # number of positions
+    ) -> Tensor:      # (3, length, heads, head)
+        "The position codes through the three projections."
         weight = self.to_q.weight
         codes = position_codes(length, weight.shape[1], weight.device).to(weight.dtype)
         return torch.stack([self.split(w(codes)) for w in (self.to_q, self.to_k, self.to_v)])
@@ -157,14 +181,22 @@ class TemporalAttention(nn.Module):
 class TemporalBlock(nn.Module):
     "Two temporal attentions and a feed-forward, each with its norm, added one after the other."
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(
+        self,
+        channels: int,  # width of the features
+        heads: int,     # attention heads
+    ):
         super().__init__()
         self.attention_blocks = nn.ModuleList(TemporalAttention(channels, heads) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
         self.ff = FeedForward(channels, activation_fn="geglu")
         self.ff_norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, views) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (n, locations, channels)
+        views,      # iterator over the views; two are taken
+    ) -> Tensor:    # like x
         for norm, attention in zip(self.norms, self.attention_blocks):
             x = x + attention(norm(x), next(views))
         return x + self.ff(self.ff_norm(x))
@@ -173,7 +205,12 @@ class TemporalBlock(nn.Module):
 class TemporalTransformer(nn.Module):
     "Feature maps to tokens, the temporal block, and back."
 
-    def __init__(self, channels: int, heads: int, norm_groups: int):
+    def __init__(
+        self,
+        channels: int,     # of the feature map
+        heads: int,        # attention heads
+        norm_groups: int,  # groups of its group norm
+    ):
         super().__init__()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
@@ -181,7 +218,11 @@ class TemporalTransformer(nn.Module):
         self.proj_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.proj_out.weight), nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, x: Tensor, views) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (n, channels, h, w)
+        views,      # iterator over the views; two are taken
+    ) -> Tensor:    # like x
         tokens = self.norm(x).flatten(2).transpose(1, 2)                  # (n, h*w, c)
         tokens = self.transformer_blocks[0](self.proj_in(tokens), views)
         return x + self.proj_out(tokens).transpose(1, 2).reshape(x.shape)

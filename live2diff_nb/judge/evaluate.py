@@ -36,7 +36,7 @@ def open_weights(
     "A pipeline to be judged."
     if isinstance(weights, Live2Diff): return weights
     if not (Path(weights) / "unet").is_dir(): return Live2Diff.from_pretrained(str(weights), height=size, width=size)
-    return Live2Diff(**{**parts_in(Path(weights)), "height": size, "width": size})
+    return Live2Diff.from_parts({**parts_in(Path(weights)), "height": size, "width": size})
 
 def parts_in(
     folder: Path, # unet/ and perhaps vae/, depth/, text_encoder/, tokenizer/, config.json

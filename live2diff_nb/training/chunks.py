@@ -171,7 +171,7 @@ def export_run(
     unet.load_state_dict(trained, assign=True)
     shutil.rmtree(folder, ignore_errors=True)
     settings = {"height": run.recipe.size, "width": run.recipe.size, **run.parts, "unet": unet.eval().requires_grad_(False), "window": run.recipe.frames, "warmup": run.recipe.warmup}
-    Live2Diff(**settings).save_pretrained(folder)
+    Live2Diff.from_parts(settings).save_pretrained(folder)
     own = split_unet(trained)[1]
     save_file({name: value.contiguous() for name, value in own.items()}, folder.with_name("motion.safetensors"))
     return folder

@@ -1,0 +1,186 @@
+"""The graphs hold copies of the weights: whatever is edited, replaced or put in, the next frame is painted with it."""
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import moving_clip
+from live2diff_nb.engine.kvcache import KVCache
+from live2diff_nb.engine.unet import example_step, ring_views
+from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.weights.runners import CpuGraphs, Runner
+from live2diff_nb.weights.tiny import load_models, style_lora
+
+
+# ---- every way to edit, on every network that has a graph ----------------------------------------------------------
+def in_place(net): net.weight.mul_(0.5)
+def through_data(net): net.weight.data.mul_(0.5)
+def new_data(net): net.weight.data = net.weight.data * 0.5
+def another_parameter(net): net.weight = nn.Parameter(net.weight * 0.5, requires_grad=False)
+def loaded(net): net.load_state_dict({name: value * 0.5 for name, value in net.state_dict().items()})
+def assigned(net): net.load_state_dict({name: value * 0.5 for name, value in net.state_dict().items()}, assign=True)
+def through_numpy(net): net.weight.numpy()[:] *= 0.5
+
+
+def in_inference_mode(net):
+    with torch.inference_mode(): net.weight.mul_(0.5)
+
+
+EDITS = [in_place, in_inference_mode, through_data, new_data, another_parameter, loaded, assigned, through_numpy]
+LAYERS = {
+    "unet": lambda m: m["unet"].conv_in,
+    "motion": lambda m: m["unet"].temporal_layers[0].to_k,
+    "encoder": lambda m: m["vae"].encoder[1],
+    "decoder": lambda m: m["vae"].decoder[0],
+    "depth": lambda m: m["depth"].stem[0],
+}
+
+
+@pytest.fixture(scope="module")
+def models(): return load_models("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def inputs(models):
+    "A picture, latents, and a step with its cache half full."
+    torch.manual_seed(0)
+    latents, t, text, depth, *state, _ = example_step(
+        models["unet"], 2, 64, 64, 16, 8, tokens=models["tokenizer"].model_max_length
+    )
+    cache = KVCache(2, models["unet"].temporal_shapes(64, 64), 16)
+    for layer in cache.layers: layer.normal_()
+    return torch.rand(1, 3, 256, 256), latents, (t, text, depth), (cache, state)
+
+
+@torch.inference_mode()
+def all_four(runner, models, inputs):
+    "What a runner makes of them, and of the UNet's cache."
+    picture, latents, rest, (cache, state) = inputs
+    cache = SimpleNamespace(layers=[layer.clone() for layer in cache.layers])
+    views = ring_views(cache, [layer.position_table(16) for layer in models["unet"].temporal_layers], state)
+    step = runner(latents, *rest, views)
+    return dict(
+        unet=step,
+        encoder=runner.encode(models["vae"], picture),
+        decoder=runner.decode(models["vae"], latents[:1]),
+        depth=runner.estimate(models["depth"], picture),
+        cache=torch.cat([layer.flatten() for layer in cache.layers]),
+    )
+
+
+@pytest.mark.parametrize("part", LAYERS)
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+def test_no_edit_goes_unnoticed(models, inputs, part, edit):
+    runner, layer, shows = models["runner"], LAYERS[part](models), "unet" if part == "motion" else part
+    before, kept = all_four(runner, models, inputs), {name: p.clone() for name, p in layer.named_parameters()}
+    edit(layer)
+    after, right = (all_four(run, models, inputs) for run in (runner, Runner(models["unet"])))
+    for name, value in kept.items(): setattr(layer, name, nn.Parameter(value, requires_grad=False))
+    for name in after:
+        assert (after[name] - right[name]).norm() < 1e-4 * right[name].norm(), name
+    assert (after[shows] - before[shows]).norm() > 1e-3 * before[shows].norm()
+    again = all_four(runner, models, inputs)
+    assert all(torch.equal(again[name], before[name]) for name in before)
+
+
+def test_tensors_that_torch_does_not_count(inputs):
+    "Loaded in inference mode they have no version; the numbers themselves are looked at."
+    with torch.inference_mode():
+        models = load_models("tiny", device="cpu")
+        before = all_four(models["runner"], models, inputs)
+        for name, layer in LAYERS.items():
+            if name != "motion": layer(models).weight.mul_(0.5)
+        after, right = (all_four(run, models, inputs) for run in (models["runner"], Runner(models["unet"])))
+    for name in ("unet", "encoder", "decoder", "depth"):
+        assert (
+            (after[name] - right[name]).norm() < 1e-4 * right[name].norm() < 0.1 * (after[name] - before[name]).norm()
+        )
+
+
+def test_one_number_is_noticed_when_a_stream_begins(models, inputs):
+    "Edited through `.data` it leaves no trace, and is not among the few that are looked at before every frame."
+    runner, picture = models["runner"], inputs[0]
+    weight = models["vae"].encoder[1].weight
+    few, = (f for f in runner.graphs["encode"].copy.watch.few if f.data_ptr() == weight.data_ptr())
+    place = next(i for i in range(weight.numel()) if i % few.stride(0))
+    flat = torch.as_strided(weight.data, (weight.numel(),), (1,))
+    flat[place] += 3
+    runner.begin()
+    assert torch.allclose(runner.encode(models["vae"], picture), models["vae"].encode(picture), atol=1e-3)
+    flat[place] -= 3
+    runner.begin()
+
+
+def test_a_network_that_no_longer_fits_runs_in_torch(models, inputs):
+    vae, picture = models["vae"], inputs[0]
+    kept = vae.encoder[1]
+    vae.encoder[1] = nn.Conv2d(kept.in_channels, kept.out_channels, 1).requires_grad_(False)
+    assert torch.equal(models["runner"].encode(vae, picture), vae.encode(picture))
+    vae.encoder[1] = kept
+    other = load_models("tiny", device="cpu", graphs=False)["vae"]
+    other.encoder[1].weight.mul_(0.5)
+    # another model than the one that was copied
+    assert torch.equal(models["runner"].encode(other, picture), other.encode(picture))
+
+
+def test_asking_costs_less_than_a_hundredth_of_a_frame(models, inputs):
+    def best(call, repeats=10):
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return min(times)
+    runner = models["runner"]
+    asked = best(
+        lambda: [
+            graph.copy.watch.changed() for graph in (runner.step, *runner.graphs.values(), runner.graphs["encode"])
+        ]
+    )
+    frame = best(lambda: (all_four(runner, models, inputs), runner.encode(models["vae"], inputs[0])), 3)
+    print(f"{1e3 * asked:.2f} ms of {1e3 * frame:.0f} ms a frame, {asked / frame:.2%}")
+    assert asked < 0.02 * frame  # twice: the machine may be busy
+
+
+def test_nothing_is_patched(models):
+    for module in (models["unet"], models["vae"], models["vae"].encoder, models["vae"].decoder, models["depth"]):
+        assert not {"forward", "estimate", "encode", "decode", "encode_depth"} & set(vars(module))
+
+
+# ---- the same through the pipeline ---------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pair():
+    "The pipeline with graphs and without."
+    pipes = [Live2Diff.from_pretrained("tiny", device="cpu", graphs=graphs) for graphs in (True, False)]
+    assert type(pipes[0].runner) is CpuGraphs and type(pipes[1].runner) is Runner
+    return pipes
+
+
+def dim_unet(pipe): pipe.unet.conv_out.weight.mul_(0.6)
+def dim_encoder(pipe): pipe.vae.encoder[-1].weight.mul_(0.6)
+def dim_decoder(pipe): pipe.vae.decoder[-2].weight.data.mul_(0.6)
+def flat_depth(pipe): pipe.depth.head.weight.data.mul_(-1)
+def put_lora(pipe): pipe.set_lora(str(style_lora("cartoon")))
+
+
+def test_edits_while_streaming(pair):
+    """One after the other, before the frames named; each result is the torch models' own but for rounding, and differs
+    from the unedited stream's."""
+    edits, clip = (
+        {9: dim_encoder, 11: dim_decoder, 13: flat_depth, 15: dim_unet, 17: put_lora},
+        moving_clip(19, 256, 256),
+    )
+
+    def source(pipe):
+        for n, frame in enumerate(clip):
+            if n in edits:
+                with torch.no_grad(): edits[n](pipe)
+            yield frame
+    plain = list(pair[0].stream(clip[:13], style="etching"))
+    by_graph, by_torch = (list(pipe.stream(source(pipe), style="etching")) for pipe in pair)
+    assert len(by_graph) == len(by_torch) == 19
+    assert max(np.abs(np.int16(a) - b).max() for a, b in zip(by_graph, by_torch)) <= 1
+    assert all(np.abs(np.int16(a) - b).mean() > 1 for a, b in zip(by_graph[9:13], plain[9:]))
