@@ -9,7 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from live2diff_nb.cli import Stop, main, make_parser, parse_size, percentile, summary
+from live2diff_nb.cli import Stop, main, make_parser
+from live2diff_nb.measured import percentile, summary
+from live2diff_nb.options import parse_size
 from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
 from live2diff_nb.video.sinks import open_sink
 

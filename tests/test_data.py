@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from live2diff_nb.data.films import Mixture, PaintedClips, ShardClips, VideoClips, caption_of, has_cut, kept, read_clip, write_shards
+from live2diff_nb.data.films import VideoClips, caption_of, has_cut, read_clip
+from live2diff_nb.data.shards import Mixture, PaintedClips, ShardClips, kept, write_shards
 from live2diff_nb.data.teachers import STYLES, TEACHERS
 from live2diff_nb.data.camera import PhotoClips
 from live2diff_nb.judge.metrics import motion, warp, warp_error

@@ -28,7 +28,8 @@ def seen_from(
 
 # %% ../../nbs/data/rays.ipynb #76c8fc04
 OUTLINES = { # name -> is the place (u, v), both in -1..1, inside? `wave` makes the rim uneven
-    "person": lambda u, v, wave: ((u / 0.42) ** 2 + ((v + 0.55) / 0.45) ** 2 < 1) | ((u / 0.95) ** 2 + ((v - 1) / 1.05) ** 2 < 1),
+    "person": lambda u, v, wave: ((np.hypot(u / 0.42, (v + 0.55) / 0.45) < 1)
+                                  | (np.hypot(u / 0.95, (v - 1) / 1.05) < 1)),
     "tree": lambda u, v, wave: (abs(u) < 0.12) & (v > 0) | (u ** 2 + ((v + 0.4) / 0.6) ** 2 < 0.75 + 0.25 * wave),
     "blob": lambda u, v, wave: np.hypot(u, v) < 0.75 + 0.15 * wave,
     "whole": lambda u, v, wave: np.full(np.shape(u), True),
@@ -149,7 +150,8 @@ def paint_thing(
     p = o + z[..., None] * d
     slant = np.abs(d[..., 1] * thing.half[1]) / np.linalg.norm(rays, axis=-1) if thing.kind == "plane" else 1.0
     texels = z / focal * len(thing.mips[0]) * thing.repeat / thing.half.mean() / np.maximum(slant, 0.05)
-    shade = 1.0 if thing.kind in ("plane", "dome", "sheet") else 0.8 + 0.2 * (p @ [-0.4, -0.7, -0.5]).clip(-1, 1)[..., None]
+    flat = thing.kind in ("plane", "dome", "sheet")
+    shade = 1.0 if flat else 0.8 + 0.2 * (p @ [-0.4, -0.7, -0.5]).clip(-1, 1)[..., None]
     return p * thing.half, look_up_smooth(thing.mips, unfold(thing.kind, p) * thing.repeat, texels) * shade
 
 # %% ../../nbs/data/rays.ipynb #27667304
@@ -186,7 +188,8 @@ def take_view(
     for number, thing in enumerate(things):
         mine = which == number
         if not mine.any(): continue
-        box = tuple(slice(np.flatnonzero(line)[0], np.flatnonzero(line)[-1] + 1) for line in (mine.any(1), mine.any(0)))
+        sides = (np.flatnonzero(line) for line in (mine.any(1), mine.any(0)))
+        box = tuple(slice(side[0], side[-1] + 1) for side in sides)
         point, colour = paint_thing(thing, k, rays[box], np.where(mine, depth, 1.0)[box], focal)
         rgb[mine], place[mine] = colour[mine[box]], point[mine[box]]
     return View(rgb.round().clip(0, 255).astype(np.uint8), depth.astype(np.float32), which, place)
@@ -200,9 +203,10 @@ def trace(
     rays: np.ndarray, # (h, w, 3)
     focal: float, # pixels
 ) -> tuple: # flow (h, w, 2) float32, pixels; visible (h, w) bool
-    "Every pixel's point, moved with its thing and projected into the other frame; what shows no thing is not visible."
-    turn, place = (np.stack([getattr(t.poses, name)[k] for t in things])[here.which] for name in ("turn", "place"))
-    point = np.einsum("yxij,yxj->yxi", turn, here.place) + place                     # (h, w, 3) in the camera's axes at frame k
+    "Every pixel's point, moved with its thing and projected into the other frame; sky is never visible there."
+    turn = np.stack([thing.poses.turn[k] for thing in things])[here.which]
+    place = np.stack([thing.poses.place[k] for thing in things])[here.which]
+    point = np.einsum("yxij,yxj->yxi", turn, here.place) + place           # (h, w, 3) in the camera's axes at frame k
     z = np.maximum(point[..., 2], 1e-3)
     flow = focal * (point[..., :2] / z[..., None] - rays[..., :2])
     return flow.astype(np.float32), (point[..., 2] > 0.05) & found_at(flow, z, here.which, there)

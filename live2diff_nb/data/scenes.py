@@ -12,7 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .rays import FAR, OUTLINES, Outline, Poses, Thing, in_own_axes, look_up_smooth, make_mips, make_rays, meet, seen_from, take_view
+from .rays import (FAR, OUTLINES, Outline, Poses, Thing, in_own_axes, look_up_smooth, make_mips, make_rays, meet,
+                                    seen_from, take_view)
 from .worlds import pick_texture
 
 # %% ../../nbs/data/scenes.ipynb #bb06baab
@@ -57,7 +58,8 @@ def covered(
     return np.isfinite(meet(thing.kind, *in_own_axes(thing, 0, rays), thing.outline)).mean()
 
 # %% ../../nbs/data/scenes.ipynb #f7b42f3e
-ACROSS = {0: np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), 1: np.eye(3), 2: np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])} # axis -> turn of a plane
+ACROSS = { # axis -> turn of a plane that lies across it
+    0: np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), 1: np.eye(3), 2: np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])}
 
 def random_planes(
     camera: Camera, # that sees them
@@ -65,7 +67,8 @@ def random_planes(
 ) -> list[Thing]:
     "Ground, back wall, ceiling, side walls: each with its own chance."
     height, near = camera.height, camera.near
-    planes = [(0.85, 1, height), (0.6, 2, near * np.exp(rng.uniform(0.5, 2.5))), (0.2, 1, -height * rng.uniform(0.7, 2)),
+    planes = [(0.85, 1, height), (0.6, 2, near * np.exp(rng.uniform(0.5, 2.5))),
+              (0.2, 1, -height * rng.uniform(0.7, 2)),
               (0.2, 0, -near * rng.uniform(0.3, 2)), (0.2, 0, near * rng.uniform(0.3, 2))]
     return [placed(camera, "plane", at * np.eye(3)[axis], turn=ACROSS[axis], repeat=1 / rng.uniform(2, 8))
             for chance, axis, at in planes if rng.random() < chance]
@@ -123,7 +126,8 @@ def paint_sky(
     sky = (1 - ramp) * rng.uniform(90, 255, 3) + ramp * rng.uniform(120, 255, 3) + np.zeros(rays.shape)
     if rng.random() > 0.4: return sky
     mips, place = make_mips(pick_texture(photos, rng)), 1.2 * (rays @ camera.poses.turn[0].T)[..., :2]
-    return 0.5 * sky + 0.5 * look_up_smooth(mips, place, np.full(rays.shape[:2], 1.2 * len(mips[0]) / (size * camera.focal)))
+    texels = 1.2 * len(mips[0]) / (size * camera.focal)
+    return 0.5 * sky + 0.5 * look_up_smooth(mips, place, np.full(rays.shape[:2], texels))
 
 def develop(
     rgb: np.ndarray, # (h, w, 3) 0..255

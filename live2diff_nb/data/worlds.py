@@ -92,7 +92,8 @@ def random_world(
     "Ground, dome and things, and a camera that moves among them."
     pace = speed * rng.uniform(0.005, 0.05)
     camera = random_poses(frames, [0, 0, 0], pace, 0.2 * pace, rng, tilt=0.05)
-    still = lambda place: seen_from(Poses(np.tile(np.eye(3), (frames, 1, 1)), np.tile(np.array(place, float), (frames, 1))), camera)
+    level = np.tile(np.eye(3), (frames, 1, 1))
+    still = lambda place: seen_from(Poses(level, np.tile(np.array(place, float), (frames, 1))), camera)
     texture = lambda: make_mips(pick_texture(photos, rng))
     ground = Thing("plane", np.ones(3), still([0, rng.uniform(1, 2.5), 0]), texture(), rng.uniform(0.2, 0.7))
     dome = Thing("dome", np.full(3, 40.0), still([0, 0, 0]), texture(), rng.uniform(1, 3))
@@ -110,7 +111,8 @@ class RenderedClips:
         flow: bool = True, # False: leave the flow out, which saves a third of the time
         start: int = 0, # number of the first clip
     ):
-        if frames < 1 or size < 16: raise ValueError(f"a rendered clip needs at least 1 frame of 16 pixels, got {frames} of {size}")
+        if frames < 1 or size < 16:
+            raise ValueError(f"a rendered clip needs at least 1 frame of 16 pixels, got {frames} of {size}")
         self.frames, self.size, self.seed, self.photos = frames, size, seed, photos
         self.speed, self.flow, self.start = speed, flow, start
 
@@ -118,7 +120,8 @@ class RenderedClips:
         i: int, # number of the clip, 0 or more; there is no last one
     ) -> dict: # photo, depth; flow, stays: to the next frame; back, seen: to the previous one; caption, source
         rng = np.random.default_rng((self.seed, i))
-        things, focal = random_world(self.frames, self.photos, rng, self.speed), self.size * rng.uniform(0.9, 1.6)
+        things = random_world(self.frames, self.photos, rng, self.speed)
+        focal = self.size * rng.uniform(0.9, 1.6)
         rays = make_rays(self.size, focal)
         views = [take_view(things, k, rays, focal) for k in range(self.frames)]
         clip = dict(photo=np.stack([v.rgb for v in views]), depth=np.stack([v.depth for v in views]))

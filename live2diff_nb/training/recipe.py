@@ -15,7 +15,8 @@ import torch
 import yaml
 from torch import nn
 
-from ..data.films import Mixture, ShardClips, VideoClips
+from ..data.films import VideoClips
+from ..data.shards import Mixture, ShardClips
 from ..data.camera import PhotoClips
 from ..engine.masks import MODES
 from ..weights.real import load_real, locate, open_parts, vae_factor, weights_in
