@@ -1767,5 +1767,7 @@ d = { 'settings': { 'branch': 'main',
                                                                                       'live2diff_nb/weights/tiny.py'),
                                            'live2diff_nb.weights.tiny.load_part': ( 'weights/tiny.html#load_part',
                                                                                     'live2diff_nb/weights/tiny.py'),
+                                           'live2diff_nb.weights.tiny.load_parts': ( 'weights/tiny.html#load_parts',
+                                                                                     'live2diff_nb/weights/tiny.py'),
                                            'live2diff_nb.weights.tiny.style_lora': ( 'weights/tiny.html#style_lora',
                                                                                      'live2diff_nb/weights/tiny.py')}}}
