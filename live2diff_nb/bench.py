@@ -113,7 +113,8 @@ def table(
 ) -> str: # Markdown
     "The results, one a line, beside what is aimed at."
     show = lambda form, key: form.format(result[key]) if key in result else "-"
-    rows = [("bundled model, from file to file, 256 x 256, 2 steps", show("{:.1f} frames/s", "rate"), "at least 16 frames/s"),
+    rows = [("bundled model, from file to file, 256 x 256, 2 steps",
+             show("{:.1f} frames/s", "rate"), "at least 16 frames/s"),
             ("first frame after the start of the process", show("{:.1f} s", "first"), "at most 10 s"),
             ("share of the machine's arithmetic peak", show("{:.2f}", "share"), "at least 0.3"),
             ("one step of the UNet at Stable Diffusion 1.5's size: time over its operations at peak",

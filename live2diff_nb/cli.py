@@ -216,7 +216,8 @@ def make_parser() -> argparse.ArgumentParser:
         if run_it in (translate, info): model_options(command)
         if run_it is translate: translate_options(command)
         if run_it is train: train_options(command)
-        if run_it is download: command.add_argument("--yes", action="store_true", help="fetch the files, not only list them")
+        if run_it is download:
+            command.add_argument("--yes", action="store_true", help="fetch the files, not list them only")
     return parser
 
 # %% ../nbs/cli.ipynb #f6057e85

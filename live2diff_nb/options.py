@@ -48,7 +48,8 @@ def model_options(
 ):
     "Options that every command with a model has."
     add = command.add_argument
-    add("--weights", default="tiny", help="tiny (comes along), a folder, a file, a hub id, or an official .yaml (default: tiny)")
+    add("--weights", default="tiny",
+        help="tiny (comes along), a folder, a file, a hub id, or an official .yaml (default: tiny)")
     add("--motion", metavar="FILE", help="live2diff.ckpt, with real weights")
     add("--depth", metavar="FILE|ID", help="dpt_hybrid_384.pt, or a depth model's folder or hub id")
     add("--vae", metavar="NAME", help="taesd, a folder, a file or a hub id")

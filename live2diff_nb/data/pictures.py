@@ -67,14 +67,15 @@ def photographs(
 
 # %% ../../nbs/data/pictures.ipynb #a1000005
 PACKAGED = { # package -> pictures that it carries
-    "skimage": [f"data/{name}" for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "camera.png", "coins.png",
-                                            "moon.png", "brick.png", "gravel.png")],
+    "skimage": [f"data/{name}" for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "camera.png",
+                                            "coins.png", "moon.png", "brick.png", "gravel.png")],
     "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"]}
 GCOMPRIS = ( # those of its activities that show photographs
-    "categorization", "details", "erase", "explore_farm_animals", "explore_monuments", "explore_world_animals", "explore_world_music")
+    "categorization", "details", "erase", "explore_farm_animals", "explore_monuments", "explore_world_animals",
+    "explore_world_music")
 
 def default_photographs() -> list[Path]:
-    "The desktop's backgrounds, and what scikit-image, scikit-learn and the program GCompris carry, as far as they are there."
+    "The desktop's backgrounds, and what scikit-image, scikit-learn and GCompris carry, as far as they are there."
     places = [files(package) / name for package, names in PACKAGED.items() if find_spec(package) for name in names]
     places += [f"/usr/share/gcompris-qt/rcc/{name}.rcc" for name in GCOMPRIS]
     return [Path(place) for place in ("/usr/share/backgrounds", *places) if Path(place).exists()]

@@ -51,7 +51,8 @@ def inside(
     there = (abs(u) < 1) & (abs(v) < 1)
     u, v = u[there], v[there]
     angle = np.arctan2(v + 0.4 * (outline.kind == "tree"), u)
-    wave = sum(height * np.sin(k * angle + phase) for k, height, phase in zip(range(2, 8), outline.heights, outline.phases))
+    rim = zip(range(2, 8), outline.heights, outline.phases)
+    wave = sum(height * np.sin(k * angle + phase) for k, height, phase in rim)
     there[there] = OUTLINES[outline.kind](u, v, wave)
     return there
 

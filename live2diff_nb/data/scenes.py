@@ -12,8 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .rays import (FAR, OUTLINES, Outline, Poses, Thing, in_own_axes, look_up_smooth, make_mips, make_rays, meet,
-                                    seen_from, take_view)
+from .rays import (FAR, OUTLINES, Outline, Poses, Thing, in_own_axes, look_up_smooth, make_mips,
+                                    make_rays, meet, seen_from, take_view)
 from .worlds import pick_texture
 
 # %% ../../nbs/data/scenes.ipynb #bb06baab

@@ -112,9 +112,9 @@ WORDINGS = {
     "photo": ["a photo", "photograph", "photo", "realistic photo", "a photo, realistic"],
 }
 SUBJECTS = [
-    "a man", "a woman", "a person talking", "a face", "a rabbit", "a cat", "a dog", "a flower", "a landscape", "mountains",
-    "a city street", "a bicycle", "a car", "trees", "the sea", "a house", "a room", "people", "a child", "an animal in the grass",
-    "a sky with clouds", "a bridge", "a beach", "food on a table"]
+    "a man", "a woman", "a person talking", "a face", "a rabbit", "a cat", "a dog", "a flower", "a landscape",
+    "mountains", "a city street", "a bicycle", "a car", "trees", "the sea", "a house", "a room", "people", "a child",
+    "an animal in the grass", "a sky with clouds", "a bridge", "a beach", "food on a table"]
 
 
 def make_prompt(

