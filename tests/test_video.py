@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from live2diff_nb.video.drawn import synthetic_scene
 from live2diff_nb.video.sinks import VideoSink, open_sink, progress
-from live2diff_nb.video.sources import check_frame, demo_clip, open_source, probe_video, resize_frame, side_by_side, synthetic_scene
+from live2diff_nb.video.sources import check_frame, demo_clip, open_source, probe_video, resize_frame, side_by_side
 
 
 def scene(n=12, height=48, width=64): return np.stack(list(synthetic_scene(n, height, width)))
@@ -226,7 +227,8 @@ def test_bad_ranges(options):
     with pytest.raises(ValueError): list(open_source("demo", **options))
 
 
-@pytest.mark.parametrize("name, says", [("a.avi", "cannot write .avi"), ("file/a.mp4", "cannot be written"), ("file/a", "cannot be written"), ("full", "holds images already")])
+@pytest.mark.parametrize("name, says", [("a.avi", "cannot write .avi"), ("file/a.mp4", "cannot be written"),
+                                        ("file/a", "cannot be written"), ("full", "holds images already")])
 def test_bad_sinks_say_so(tmp_path, name, says):
     (tmp_path / "file").write_text("in the way")
     write(tmp_path / "full", scene(1))
@@ -266,10 +268,12 @@ def cubic(places: int, pixels: int, start: float, length: float) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("height, width, top, left, h, w", [(24, 32, 0, 0, 48, 64), (24, 24, 0, 8, 48, 48), (100, 40, 0, 22.4, 48, 19.2), (7, 33, 17.21, 0, 13.58, 64)])
+@pytest.mark.parametrize("height, width, top, left, h, w", [(24, 32, 0, 0, 48, 64), (24, 24, 0, 8, 48, 48),
+                                                            (100, 40, 0, 22.4, 48, 19.2), (7, 33, 17.21, 0, 13.58, 64)])
 def test_resize_is_the_cubic_filter_over_the_centred_piece(height, width, top, left, h, w):
     frame = scene(1, 48, 64)[0]
-    wanted = np.einsum("yi,ijc,xj->yxc", cubic(48, height, top, h), frame.astype(float), cubic(64, width, left, w)).clip(0, 255)
+    wanted = np.einsum("yi,ijc,xj->yxc", cubic(48, height, top, h), frame.astype(float),
+                       cubic(64, width, left, w)).clip(0, 255)
     assert np.abs(resize_frame(frame, height, width) - wanted).max() <= 2       # rounded once each way
 
 
