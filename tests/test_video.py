@@ -283,6 +283,7 @@ def test_resize():
     for height, width in [(24, 24), (100, 40), (7, 33), (1, 1)]:
         for mode in ("crop", "stretch"): assert resize_frame(frame, height, width, mode).shape == (height, width, 3)
     assert (resize_frame(np.full((1080, 1920, 3), 77, np.uint8), 256, 256) == 77).all()
+    assert resize_frame(np.zeros((799, 900, 3), np.uint8), 300, 300).shape == (300, 300, 3) # 300 * (799 / 300) > 799
     with pytest.raises(ValueError, match="squash"): resize_frame(frame, 8, 8, "squash")
 
 

@@ -254,7 +254,7 @@ def resize_frame(
     h, w = check_frame(frame).shape[:2]
     if (h, w) == (height, width): return frame
     scale = min(h / height, w / width)
-    ch, cw = (height * scale, width * scale) if mode == "crop" else (h, w) # size of the piece
+    ch, cw = (min(h, height * scale), min(w, width * scale)) if mode == "crop" else (h, w) # size of the piece
     box = ((w - cw) / 2, (h - ch) / 2, (w + cw) / 2, (h + ch) / 2)
     return np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box, REDUCING_GAP))
 
