@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'MEASUREMENTS', 'peak_rate', 'durations', 'count_flops', 'measure_tiny', 'measure_first', 'measure_step',
-           'peak_memory', 'measure_sd15', 'table', 'main', 'apart']
+           'measure_sd15', 'table', 'main', 'apart']
 
 # %% ../nbs/bench.ipynb #8881f712
 import argparse
@@ -18,6 +18,8 @@ from statistics import median
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from .measured import peak_memory
 
 # %% ../nbs/bench.ipynb #3c268202
 def peak_rate(
@@ -66,8 +68,9 @@ def measure_tiny(
     rate = (len(stamps) - 1 - skipped) / (stamps[-1] - stamps[skipped])
     pipe = Live2Diff.from_pretrained("tiny", graphs=False) # torch alone: only its operations can be counted
     run = lambda n: list(pipe.stream(open_source("demo", limit=n), prompt="starry night"))
-    flops = (count_flops(lambda: run(28)) - count_flops(lambda: run(20))) / 8 # eight more frames, warmup cancelled out
-    return {"rate": rate, "flops": flops, "peak": (peak := peak_rate()), "share": flops * rate / peak}
+    flops = (count_flops(lambda: run(28)) - count_flops(lambda: run(20))) / 8 # of eight frames; the warmup cancels out
+    peak = peak_rate()
+    return {"rate": rate, "flops": flops, "peak": peak, "share": flops * rate / peak}
 
 # %% ../nbs/bench.ipynb #923156b4
 FIRST = """from live2diff_nb import Live2Diff
@@ -96,11 +99,6 @@ def measure_step(
     seconds, flops, peak = median(durations(step, repeats)), count_flops(step), peak_rate()
     return {"seconds": seconds, "flops": flops, "ratio": seconds * peak / flops, "memory": peak_memory()}
 
-def peak_memory() -> int: # bytes
-    "The most memory this process has ever held."
-    import resource # here, because Windows has no such module
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
 # %% ../nbs/bench.ipynb #3bfc2cc4
 def measure_sd15() -> dict:
     "`measure_step` at the size of Stable Diffusion 1.5, which is the default of `StreamUNet`."
@@ -114,13 +112,16 @@ def table(
     result: dict, # what the measurements gave, together; what is missing gets a dash
 ) -> str: # Markdown
     "The results, one a line, beside what is aimed at."
-    show = lambda form, *keys: form.format(*(result[key] for key in keys)) if all(key in result for key in keys) else "-"
-    rows = [("bundled model, from file to file, 256 x 256, 2 steps", show("{:.1f} frames/s", "rate"), "at least 16 frames/s"),
+    show = lambda form, key: form.format(result[key]) if key in result else "-"
+    rows = [("bundled model, from file to file, 256 x 256, 2 steps",
+             show("{:.1f} frames/s", "rate"), "at least 16 frames/s"),
             ("first frame after the start of the process", show("{:.1f} s", "first"), "at most 10 s"),
             ("share of the machine's arithmetic peak", show("{:.2f}", "share"), "at least 0.3"),
-            ("one step of the UNet at Stable Diffusion 1.5's size: time over its operations at peak", show("{:.2f}", "ratio"), "at most 1.7"),
+            ("one step of the UNet at Stable Diffusion 1.5's size: time over its operations at peak",
+             show("{:.2f}", "ratio"), "at most 1.7"),
             ("the same: peak memory", show("{:.1f} GB", "memory_gb"), "")]
-    return "\n".join(["| what | measured | aim |", "|---|---|---|", *(f"| {what} | {value} | {aim} |" for what, value, aim in rows)])
+    lines = [f"| {what} | {value} | {aim} |" for what, value, aim in rows]
+    return "\n".join(["| what | measured | aim |", "|---|---|---|", *lines])
 
 # %% ../nbs/bench.ipynb #fdadde1c
 def main(
@@ -131,13 +132,15 @@ def main(
     if argv[:1] == ["live"]:
         from live2diff_nb.live.bench import main as live # needs a browser, the others do not
         return live(argv[1:])
-    parser = argparse.ArgumentParser(prog="live2diff-nb bench", description="Measure the speed on this machine; best with nothing else running.",
+    parser = argparse.ArgumentParser(prog="live2diff-nb bench",
+                                     description="Measure the speed on this machine; best with nothing else running.",
                                      epilog="`live2diff-nb bench live --help`: the live widget in a real browser.")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)} (default: all)")
     parser.add_argument("--json", action="store_true", help="print the numbers only, measured in this process")
     args = parser.parse_args(argv)
     names = args.names or list(MEASUREMENTS)
-    if unknown := set(names) - set(MEASUREMENTS): parser.error(f"unknown: {', '.join(sorted(unknown))}. Choose from {', '.join(MEASUREMENTS)}")
+    if unknown := set(names) - set(MEASUREMENTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}. Choose from {', '.join(MEASUREMENTS)}")
     result = {}
     for name in names: result |= MEASUREMENTS[name]() if args.json else apart(name)
     if "memory" in result: result["memory_gb"] = result["memory"] / 1e9
@@ -148,5 +151,6 @@ def apart(
 ) -> dict: # its result
     "One measurement in a process of its own."
     print(f"measuring {name} ...", file=sys.stderr)
-    done = subprocess.run([sys.executable, "-c", "from live2diff_nb.bench import main; main()", name, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    script = "from live2diff_nb.bench import main; main()"
+    done = subprocess.run([sys.executable, "-c", script, name, "--json"], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -9,7 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from live2diff_nb.cli import Stop, main, make_parser, parse_size, percentile, summary
+from live2diff_nb.cli import Stop, main, make_parser
+from live2diff_nb.measured import percentile, summary
+from live2diff_nb.options import parse_size
 from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
 from live2diff_nb.video.sinks import open_sink
 
@@ -30,7 +32,8 @@ def test_one_frame_out_per_frame_in(translated):
     code, out = translated
     frames = frames_of(out)
     assert code == 0 and frames.shape == (10, 128, 128, 3)
-    assert np.abs(frames.astype(int) - [resize_frame(f, 128, 128) for f in open_source("demo", limit=10)]).mean() > 2 # it did something
+    given = [resize_frame(frame, 128, 128) for frame in open_source("demo", limit=10)]
+    assert np.abs(frames.astype(int) - given).mean() > 2                                   # it did something
 
 
 def test_same_seed_same_frames(translated, tmp_path):
@@ -47,7 +50,8 @@ def test_mp4_side_by_side_with_summary(tmp_path, capsys):
     assert len(frames) == 9 and frames[0].shape == (256, 512, 3) and source.fps == 12
     assert np.abs(frames[0][:, :256].astype(int) - next(iter(open_source("demo")))).mean() < 6
     said = capsys.readouterr()
-    for part in ("frames       9 in", "frames/s", "first frame", "p50", "p95", "MB", "decode", "depth", "vae", "unet", "encode", "other", str(out)):
+    for part in ("frames       9 in", "frames/s", "first frame", "p50", "p95", "MB", "decode", "depth", "vae", "unet",
+                 "encode", "other", str(out)):
         assert part in said.out
     assert "9/9" in said.err and "Traceback" not in said.err
 
@@ -65,7 +69,8 @@ def test_size_and_folder_in(tmp_path, extra):
 def test_truncated_input_is_warned_about_and_done(tmp_path, capsys):
     data = demo_clip().read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 4])
-    assert main(["translate", str(tmp_path / "cut.mp4"), str(tmp_path / "out.mp4"), "--steps", "1", "--size", "64"]) == 0
+    words = ["translate", str(tmp_path / "cut.mp4"), str(tmp_path / "out.mp4"), "--steps", "1", "--size", "64"]
+    assert main(words) == 0
     said = capsys.readouterr().err
     count = int(re.search(r"live2diff-nb: warning: .* is cut off or damaged: (\d+) of 120", said)[1])
     assert len(frames_of(tmp_path / "out.mp4")) == count > 0 and "Traceback" not in said
@@ -103,7 +108,8 @@ def test_mistakes_get_one_sentence(tmp_path, capfd, words, says):
     (tmp_path / "text.txt").write_text("no film\n" * 500)
     (tmp_path / "bare").mkdir()
     (tmp_path / "clip.mp4").write_bytes(demo_clip().read_bytes())
-    names = dict(out=tmp_path / "out.mp4", text=tmp_path / "text.txt", bare=tmp_path / "bare", clip=tmp_path / "clip.mp4")
+    names = dict(out=tmp_path / "out.mp4", text=tmp_path / "text.txt", bare=tmp_path / "bare",
+                 clip=tmp_path / "clip.mp4")
     assert main([word.format(**names) for word in words.split()]) == 2
     said = [line for line in capfd.readouterr().err.splitlines() if "live2diff-nb" in line]
     assert len(said) == 1 and said[0].startswith("live2diff-nb: error: ") and says.lower() in said[0].lower()
@@ -117,7 +123,8 @@ def test_info(capsys):
 
 
 def test_help_is_quick_and_imports_no_torch():
-    code = "import sys, live2diff_nb.cli as c; c.main(['translate', '--help']); print('HEAVY' if {'torch', 'av', 'cv2', 'numpy'} & set(sys.modules) else 'LEAN')"
+    code = ("import sys, live2diff_nb.cli as c; c.main(['translate', '--help']); "
+            "print('HEAVY' if {'torch', 'av', 'cv2', 'numpy'} & set(sys.modules) else 'LEAN')")
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "--side-by-side" in said.stdout and said.stdout.endswith("LEAN\n") and said.stderr == ""
 
@@ -129,7 +136,8 @@ def test_live_copies_the_notebook_once(tmp_path, monkeypatch):
     assert main(["live", "--no-browser"]) == 0
     (tmp_path / "live.ipynb").write_text("mine")
     assert main(["live"]) == 0 and (tmp_path / "live.ipynb").read_text() == "mine"
-    assert calls[0][1:] == ["-m", "jupyterlab", "live.ipynb", "--no-browser"] and calls[1][1:] == ["-m", "jupyterlab", "live.ipynb"]
+    assert calls[0][1:] == ["-m", "jupyterlab", "live.ipynb", "--no-browser"]
+    assert calls[1][1:] == ["-m", "jupyterlab", "live.ipynb"]
     monkeypatch.setattr("live2diff_nb.cli.find_spec", lambda name: None)
     assert main(["live"]) == 2
 
@@ -137,7 +145,8 @@ def test_live_copies_the_notebook_once(tmp_path, monkeypatch):
 def test_numbers():
     assert percentile(list(range(100)), 0.95) == 95 and percentile([7], 0.5) == 7
     text = summary(10, 2.0, 1.5, [0.1] * 10, dict(decode=0.5, unet=1.0), "5 MB")
-    assert "10 in 2.0 s: 5.0 frames/s" in text and "decode 50.0, unet 100.0, other 50.0" in text and "p50 100 ms" in text
+    assert "10 in 2.0 s: 5.0 frames/s" in text and "decode 50.0, unet 100.0, other 50.0" in text
+    assert "p50 100 ms" in text
     assert make_parser().parse_args(["info"]).size == (256, 256)
 
 
@@ -153,7 +162,8 @@ def test_being_ended_counts_as_ctrl_c():
 @pytest.mark.skipif(os.name == "nt", reason="signals as on Unix")
 def test_ctrl_c_leaves_a_playable_file(tmp_path):
     out, began = tmp_path / "out.mp4", time.time()
-    run = subprocess.Popen([*COMMAND, "translate", "demo", str(out), "--size", "128"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    words = [*COMMAND, "translate", "demo", str(out), "--size", "128"]
+    run = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     os.set_blocking(run.stderr.fileno(), False)
     said = ""
     while not re.search(r"[1-9]\d*/120", said):

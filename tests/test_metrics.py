@@ -6,8 +6,10 @@ import torch
 
 from live2diff_nb.data.teachers import opencv_cartoon
 from live2diff_nb.depth.estimator import DepthEstimator
-from live2diff_nb.judge.metrics import RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary, load_clip, motion, psnr, seen_before, sharpness, style_distance, style_statistics, to_float, warp, warp_error
-from live2diff_nb.data.scenes import Motion
+from live2diff_nb.judge.metrics import (RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary,
+                                        load_clip, motion, psnr, seen_before, sharpness, style_distance,
+                                        style_statistics, to_float, warp, warp_error)
+from live2diff_nb.data.worlds import Motion
 
 
 @pytest.fixture
@@ -19,7 +21,8 @@ def texture(rng, height=120, width=140):
     return cv2.normalize(soft, None, 0, 255, cv2.NORM_MINMAX)
 
 
-def still(count, height=40, width=50): return [Motion(np.zeros((height, width, 2), np.float32), np.ones((height, width), bool))] * count
+def still(count, height=40, width=50):
+    return [Motion(np.zeros((height, width, 2), np.float32), np.ones((height, width), bool))] * count
 
 
 def test_bytes_do_not_wrap_around():
@@ -27,10 +30,11 @@ def test_bytes_do_not_wrap_around():
     for low, high in ((3, 4), (0, 1), (254, 255)):
         frames = [np.full((40, 50, 3), v, np.uint8) for v in (low, high, low)]
         assert warp_error(frames, still(2)) == pytest.approx(1 / 255 ** 2, rel=1e-3)
-        assert psnr(frames[:1], frames[1:2]) == psnr(frames[1:2], frames[:1]) == pytest.approx(20 * np.log10(255), abs=1e-3)
+        a_step = pytest.approx(20 * np.log10(255), abs=1e-3)
+        assert psnr(frames[:1], frames[1:2]) == psnr(frames[1:2], frames[:1]) == a_step
     step = np.zeros((40, 50, 3), np.uint8)
     step[:, 25:] = 1
-    assert sharpness([step]) == pytest.approx(1 / 255 / 50, rel=1e-3)                       # two columns of half a step each
+    assert sharpness([step]) == pytest.approx(1 / 255 / 50, rel=1e-3)  # two columns of half a step each
     assert sharpness([step]) == pytest.approx(sharpness([step[:, ::-1]]))
 
 
@@ -53,13 +57,15 @@ def test_one_step_of_noise(rng):
 @pytest.mark.parametrize("step", ((3, 2), (-4, 1), (0, -3)))
 def test_a_known_shift(rng, step):
     big, (dx, dy) = texture(rng), step
-    a, b = big[10:90, 10:110], big[10 - dy:90 - dy, 10 - dx:110 - dx]                      # things move right by dx, down by dy
+    a, b = big[10:90, 10:110], big[10 - dy:90 - dy, 10 - dx:110 - dx]  # things move right by dx, down by dy
     assert np.abs(dis_flow(a.copy(), b.copy())[12:-12, 12:-12].mean((0, 1)) - step).max() < 0.1
     back = np.zeros((80, 100, 2), np.float32) - step
     exact = [Motion(back, seen_before(back, -back))]
     assert exact[0].seen.mean() == pytest.approx((100 - abs(dx)) * (80 - abs(dy)) / 8000)
     assert warp_error([a, b], exact) < 1e-9
-    assert warp_error([a, b], exact) < warp_error([a, b], motion([a.copy(), b.copy()], dis_flow)) < 0.05 * warp_error([a, b], still(1, 80, 100))
+    guessed = motion([a.copy(), b.copy()], dis_flow)
+    true, near, none = (warp_error([a, b], moves) for moves in (exact, guessed, still(1, 80, 100)))
+    assert true < near < 0.05 * none
     wrong = [Motion(-back, exact[0].seen)]
     assert warp_error([a, b], wrong) > warp_error([a, b], still(1, 80, 100))               # the sign matters
 
@@ -95,11 +101,12 @@ class Bright(DepthEstimator):
 
 def test_depth_mse_of_known_maps():
     ramp = np.repeat(np.arange(64, dtype=np.uint8)[None, None, :, None], 64, 1).repeat(3, -1).repeat(2, 0)
-    assert depth_mse(ramp, ramp * 3 + 10, Bright()) < 1e-9                                 # scale and offset are not structure
+    assert depth_mse(ramp, ramp * 3 + 10, Bright()) < 1e-9  # scale and offset are not structure
     u = np.linspace(0, 1, 64)
     assert depth_mse(ramp, ramp[:, :, ::-1], Bright()) == pytest.approx(np.mean((2 * u - 1) ** 2), rel=1e-3)
-    jump = ramp.copy(); jump[1] += 63
-    assert depth_mse(ramp, jump, Bright()) > 0.05                                          # one range for the sequence: a jump counts
+    jump = ramp.copy()
+    jump[1] += 63
+    assert depth_mse(ramp, jump, Bright()) > 0.05  # one range for the sequence: a jump counts
     with pytest.raises(ValueError, match="must match"): depth_mse(ramp, ramp[:1], Bright())
 
 
@@ -112,7 +119,7 @@ def test_sharpness_falls_with_blur(rng):
 
 
 def test_style_does_not_ask_where_things_are(rng):
-    "Rolled or mirrored, a texture is the same style; painted it is another one, and more of the painting is further away."
+    "Rolled or mirrored, a texture is the same style; painted it is another one, and more painting is further away."
     a = texture(rng, 128, 128)
     moved, painted = np.roll(a, (30, 50), (0, 1)), opencv_cartoon(a)
     assert style_distance([a], [moved]) < 0.15 * style_distance([a], [painted])               # rolling makes two seams
@@ -123,14 +130,16 @@ def test_style_does_not_ask_where_things_are(rng):
 
 def test_latency():
     told = latency_summary([0.05] * 98 + [0.55, 1.05])
-    assert told["median"] == pytest.approx(0.05) and told["mean"] == pytest.approx(0.065) and told["fps"] == pytest.approx(1 / 0.065)
+    assert told["median"] == pytest.approx(0.05) and told["mean"] == pytest.approx(0.065)
+    assert told["fps"] == pytest.approx(1 / 0.065)
     assert told["worst"] == pytest.approx(1.05) and told["p95"] == pytest.approx(0.05)
     with pytest.raises(ValueError, match="no times"): latency_summary([])
 
 
 def test_what_is_not_a_clip_is_refused(rng):
     clip = rng.integers(0, 256, (3, 40, 50, 3), np.uint8)
-    for wrong, say in ((clip / 255, "uint8"), (clip[0], "uint8"), ([], "at least one"), ([clip[0], clip[0, :20]], "one size")):
+    for wrong, say in ((clip / 255, "uint8"), (clip[0], "uint8"), ([], "at least one"),
+                       ([clip[0], clip[0, :20]], "one size")):
         with pytest.raises(ValueError, match=say): to_float(wrong)
     with pytest.raises(ValueError, match="3 frames need 2"): warp_error(clip, still(3))
     with pytest.raises(ValueError, match="resize"): warp_error(clip, still(2, 20, 20))
@@ -146,14 +155,16 @@ def test_raft_and_clip_say_what_is_missing_and_run_where_they_are(tmp_path, monk
     (tmp_path / "checkpoints").mkdir()
     torch.manual_seed(0)
     torch.save(raft_small().state_dict(), tmp_path / "checkpoints" / RaftFlow.names["raft_small"])
-    flow = best_flow()                                                                     # random weights: only its shape can be known
+    flow = best_flow()  # random weights: only its shape can be known
     picture = texture(rng, 130, 141)
     assert isinstance(flow, RaftFlow) and flow(picture, picture).shape == (130, 141, 2)
 
     with pytest.raises(FileNotFoundError, match="no CLIP weights"): load_clip(str(tmp_path / "nothing"))
     small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-    CLIPModel(CLIPConfig(text_config=small, vision_config=small | dict(image_size=32, patch_size=8), projection_dim=16)).save_pretrained(tmp_path / "clip")
-    CLIPImageProcessor(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32)).save_pretrained(tmp_path / "clip")
+    eye = small | dict(image_size=32, patch_size=8)
+    model = CLIPModel(CLIPConfig(text_config=small, vision_config=eye, projection_dim=16))
+    reader = CLIPImageProcessor(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32))
+    for part in (model, reader): part.save_pretrained(tmp_path / "clip")
     model, processor = load_clip(str(tmp_path / "clip"))
     assert clip_score([picture] * 3, model, processor) == pytest.approx(100, abs=1e-3)
     assert clip_score([picture, 255 - picture], model, processor) < 99.99

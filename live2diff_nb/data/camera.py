@@ -42,7 +42,7 @@ def follow(
 # %% ../../nbs/data/camera.ipynb #deb1c07b
 def drift(
     frames: int,              # how many
-    rng: np.random.Generator, # source of chance
+    rng: np.random.Generator, # random generator
 ) -> np.ndarray:              # (frames,) starts at 0, moves by about -1 to 1 a frame
     "A constant speed and a slow sway."
     t, phase = np.arange(frames), rng.uniform(0, 2 * np.pi)
@@ -53,7 +53,7 @@ def place(
     path: np.ndarray,         # (frames,) movement along one axis, pixels
     half: float,              # half the width of what the camera sees, pixels
     length: int,              # of the picture along this axis, pixels
-    rng: np.random.Generator, # source of chance
+    rng: np.random.Generator, # random generator
 ) -> np.ndarray:              # (frames,) positions
     "Start where the whole path stays inside the picture, or as nearly as can be."
     low, high = half - path.min(), length - 1 - half - path.max()
@@ -65,7 +65,7 @@ def camera_path(
     height: int,              # of the picture, pixels
     width: int,               # of the picture, pixels
     size: int,                # side of the frames, pixels
-    rng: np.random.Generator, # source of chance
+    rng: np.random.Generator, # random generator
     speed: float = 3.0,       # fastest pan, picture pixels a frame
     scale=(0.8, 1.25),        # range of picture pixels per frame pixel
 ) -> np.ndarray:              # (frames, 2, 3) from frame pixel to picture pixel
@@ -81,7 +81,7 @@ def camera_path(
 # %% ../../nbs/data/camera.ipynb #7900a051
 def blob(
     side: int,                # of the square it lies in, pixels
-    rng: np.random.Generator, # source of chance
+    rng: np.random.Generator, # random generator
 ) -> np.ndarray:              # (side, side) uint8, 255 inside
     "A round shape with a wavy outline and an edge about two pixels soft."
     turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
@@ -106,7 +106,7 @@ def crossing(
     frames: int,              # how many
     size: int,                # side of the frames, pixels
     side: int,                # of the object's square, pixels
-    rng: np.random.Generator, # source of chance
+    rng: np.random.Generator, # random generator
     speed: float = 3.0,       # fastest, pixels a frame
 ) -> np.ndarray:              # (frames, 2, 3) from frame pixel to object pixel
     "The path of an object that is somewhere in the frame half-way through the clip."
@@ -122,7 +122,7 @@ def crossing(
 def cut_out(
     pair: np.ndarray,         # (2, H, W, 3) uint8: a picture and its painted version
     side: int,                # of the square to cut, pixels
-    rng: np.random.Generator, # source of chance
+    rng: np.random.Generator, # random generator
 ) -> np.ndarray:              # (2, side, side, 4) uint8, the last channel is the blob
     "The same blob out of both."
     y, x = (rng.integers(0, length - side + 1) for length in pair.shape[1:3])
@@ -135,19 +135,21 @@ def open_stacks(
     styles, # names of the painted versions
 ) -> list:  # of arrays; files are mapped, not read, so a large folder costs no memory
     "The stacks to draw from, checked."
-    if isinstance(stacks, (str, Path)): stacks = [np.load(p, mmap_mode="r") for p in sorted(Path(stacks).glob("*.npy"))]
-    if not len(stacks): raise ValueError("no stacks to draw from: make them with pair_photographs, which writes .npy files")
+    if isinstance(stacks, (str, Path)):
+        stacks = [np.load(p, mmap_mode="r") for p in sorted(Path(stacks).glob("*.npy"))]
+    if not len(stacks):
+        raise ValueError("no stacks to draw from: make them with pair_photographs, which writes .npy files")
     for s in stacks:
         if s.ndim != 4 or len(s) != 1 + len(styles) or s.shape[3] != 3 or s.dtype != np.uint8:
-            raise ValueError(f"a stack must be uint8 of shape (1 + {len(styles)} styles, H, W, 3), got {s.dtype} {s.shape}: "
-                             "name the styles that it was painted with")
+            raise ValueError(f"a stack must be uint8 of shape (1 + {len(styles)} styles, H, W, 3), "
+                             f"got {s.dtype} {s.shape}: name the styles that it was painted with")
     return list(stacks)
 
 # %% ../../nbs/data/camera.ipynb #2a2d0dec
 def send_across(
     clips,                    # the photo clip and the painted clip, each (frames, size, size, 3) uint8
     pair: np.ndarray,         # (2, H, W, 3) uint8: another picture and its painted version
-    rng: np.random.Generator, # source of chance
+    rng: np.random.Generator, # random generator
 ) -> list:                    # both clips with the same cut-out of `pair` crossing them
     "Let a thing move through both clips."
     frames, size = clips[0].shape[:2]
@@ -174,8 +176,11 @@ class PhotoClips:
         self.frames, self.size, self.seed, self.start = frames, size, seed, start
         self.objects, self.speed, self.scale = objects, speed, scale
 
-    def pick(self, style, rng):
-        "A random picture and its painted version, (2, H, W, 3): a view, nothing is copied."
+    def pick(self,
+        style: int, # its index in `styles`
+        rng: np.random.Generator, # random generator
+    ) -> np.ndarray: # (2, H, W, 3) uint8
+        "A random picture and its painted version: a view, nothing is copied."
         stack = self.stacks[rng.integers(len(self.stacks))]
         return stack[::style + 1][:2]
 
@@ -187,7 +192,8 @@ class PhotoClips:
         pair = self.pick(style, rng)
         path = camera_path(self.frames, *pair.shape[1:3], self.size, rng, self.speed, self.scale)
         photo, styled = (follow(side, path, self.size) for side in pair)
-        if rng.random() < self.objects: photo, styled = send_across((photo, styled), self.pick(style, rng), rng)
+        if rng.random() < self.objects:
+            photo, styled = send_across((photo, styled), self.pick(style, rng), rng)
         if rng.random() < 0.5: photo, styled = photo[:, :, ::-1], styled[:, :, ::-1]
         return dict(photo=np.ascontiguousarray(photo), styled=np.ascontiguousarray(styled), style=style)
 

@@ -103,21 +103,26 @@ STYLES = tuple(TEACHERS)
 
 # %% ../../nbs/data/teachers.ipynb #b2df7c21
 WORDINGS = {
-    "starry night": ["starry night", "starry night painting", "van gogh starry night", "swirling blue night painting", "oil painting of a starry night, van gogh", "impressionist swirls, blue and yellow"],
-    "watercolour": ["watercolour", "watercolor", "watercolour painting", "watercolor painting", "pale soft watercolour", "aquarelle on paper"],
+    "starry night": ["starry night", "starry night painting", "van gogh starry night", "swirling blue night painting",
+                     "oil painting of a starry night, van gogh", "impressionist swirls, blue and yellow"],
+    "watercolour": ["watercolour", "watercolor", "watercolour painting", "watercolor painting",
+                    "pale soft watercolour", "aquarelle on paper"],
     "etching": ["etching", "ink etching", "engraving", "ink drawing", "black and white etching", "pen and ink"],
     "cartoon": ["cartoon", "cartoon style", "comic", "flat cartoon", "comic book style", "anime cartoon"],
     "photo": ["a photo", "photograph", "photo", "realistic photo", "a photo, realistic"],
 }
-SUBJECTS = ["a man", "a woman", "a person talking", "a face", "a rabbit", "a cat", "a dog", "a flower", "a landscape", "mountains", "a city street", "a bicycle", "a car",
-            "trees", "the sea", "a house", "a room", "people", "a child", "an animal in the grass", "a sky with clouds", "a bridge", "a beach", "food on a table"]
+SUBJECTS = [
+    "a man", "a woman", "a person talking", "a face", "a rabbit", "a cat", "a dog", "a flower", "a landscape",
+    "mountains", "a city street", "a bicycle", "a car", "trees", "the sea", "a house", "a room", "people", "a child",
+    "an animal in the grass", "a sky with clouds", "a bridge", "a beach", "food on a table"]
 
 
 def make_prompt(
     style: str,                 # a key of WORDINGS
-    rng: np.random.Generator,   # source of chance
+    rng: np.random.Generator,   # random generator
 ) -> str:
     "One of many ways to ask for a style, with or without a subject."
     words, subject = (str(rng.choice(choices)) for choices in (WORDINGS[style], SUBJECTS))
-    forms = [words, f"{words} of {subject}", f"{subject}, {words}", f"{subject} in the style of {words}", f"{subject} as {words}, beautiful, detailed"]
+    forms = [words, f"{words} of {subject}", f"{subject}, {words}", f"{subject} in the style of {words}",
+             f"{subject} as {words}, beautiful, detailed"]
     return str(rng.choice(forms))

@@ -15,12 +15,13 @@ import torch
 import yaml
 from torch import nn
 
-from ..data.films import Mixture, ShardClips, VideoClips
+from ..data.films import VideoClips
+from ..data.shards import Mixture, ShardClips
 from ..data.camera import PhotoClips
 from ..engine.masks import MODES
 from ..weights.real import load_real, locate, open_parts, vae_factor, weights_in
 from ..weights.rehearse import FULL
-from ..data.scenes import RenderedClips
+from ..data.worlds import RenderedClips
 from ..engine.temporal import MotionModule
 from ..engine.unet import StreamUNet
 from ..weights.tiny import TINY, load_models

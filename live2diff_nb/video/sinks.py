@@ -51,7 +51,10 @@ class Sink:
 # %% ../../nbs/video/sinks.ipynb #2e85a79e
 class FolderSink(Sink):
     "Writes frames as `000000.png`, `000001.png`, ... into a folder, made if missing."
-    def __init__(self, path, fps=25.0):
+    def __init__(self,
+        path, # of the folder
+        fps=25.0, # frames per second, for whoever plays them
+    ):
         super().__init__(path, fps)
         self.path.mkdir(parents=True, exist_ok=True)
         if image_files(self.path):
@@ -97,7 +100,11 @@ def check_writable(
 # %% ../../nbs/video/sinks.ipynb #60dc3903
 class VideoSink(Sink):
     "Writes frames into an mp4 (H.264, yuv420p); a file that exists is replaced at the first frame."
-    def __init__(self, path, fps=25.0, quality=18):
+    def __init__(self,
+        path, # of the file, ending in .mp4
+        fps=25.0, # frames per second
+        quality=18, # 0 loses only colour planes, 18 looks the same, 51 is the worst
+    ):
         super().__init__(path, fps)
         self.quality, self.container, self.shape = quality, None, None
         check_writable(self.path)
@@ -121,13 +128,14 @@ class VideoSink(Sink):
 def open_sink(
     path, # a file ending in .mp4, or a folder (a name with no ending)
     fps=25.0, # frames per second
-    **options, # `quality` of an mp4
+    quality=18, # of an mp4: 0 is the best, 51 the worst
 ):
     "Where frames go: an mp4, or a folder of PNGs."
     path = Path(path).expanduser()
     if path.suffix.lower() != ".mp4" and path.suffix and not path.is_dir():
-        raise ValueError(f"cannot write {path.suffix} files: end the name in .mp4, or give a folder (no ending) for PNGs")
-    try: return VideoSink(path, fps, **options) if path.suffix.lower() == ".mp4" else FolderSink(path, fps, **options)
+        raise ValueError(f"cannot write {path.suffix} files: "
+                         "end the name in .mp4, or give a folder (no ending) for PNGs")
+    try: return VideoSink(path, fps, quality) if path.suffix.lower() == ".mp4" else FolderSink(path, fps)
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error.strerror}): choose another place") from None
 
