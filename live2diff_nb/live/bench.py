@@ -66,7 +66,7 @@ def visit(
     def steer():
         with find_playwright()() as playwright:
             pages = playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}").contexts[0].pages
-            return work(next((page for page in pages if "/lab" in page.url), pages[0]))     # in whatever order the tabs come
+            return work(next((page for page in pages if "/lab" in page.url), pages[0]))     # in any order
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(steer).result()
 
@@ -113,8 +113,8 @@ def report(
     if samples:
         first, last = samples[0]["counts"], samples[-1]["counts"]
         dropped = {name: last.get(name, 0) - first.get(name, 0) for name in ("replaced", "refused", "failed")}
-        lines += [("latency p50, ms", both("p50")), ("latency p95, ms", both("p95")), ("model, ms a frame", both("work")),
-                  ("memory, MB", both("memory"))]
+        lines += [("latency p50, ms", both("p50")), ("latency p95, ms", both("p95"))]
+        lines += [("model, ms a frame", both("work")), ("memory, MB", both("memory"))]
         lines += [("frames lost", ", ".join(f"{name} {count}" for name, count in dropped.items()))]
     lines += [("status line", run["status"].replace("\n", " "))]
     lines += [("console errors", "; ".join(run["complaints"]) or "none")]

@@ -24,8 +24,9 @@ import av
 from ..video.sources import open_source, resize_frame
 
 # %% ../../nbs/live/browser.ipynb #0b0f0006
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--use-fake-device-for-media-stream"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
+         "--disable-sync", "--disable-background-networking", "--disable-component-update",
+         "--use-fake-device-for-media-stream"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -44,8 +45,8 @@ def find_playwright():
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        remedy = "run `pip install playwright`"
-        raise ImportError(f"the live bench steers a browser with playwright, which is not installed: {remedy}") from None
+        said = "the live bench steers a browser with playwright, which is not installed: run `pip install playwright`"
+        raise ImportError(said) from None
     return sync_playwright
 
 # %% ../../nbs/live/browser.ipynb #0b0f0009
@@ -111,8 +112,9 @@ class Lab:
         off = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
         (self.folder / "CONFIG/labconfig/page_config.json").write_text(json.dumps(off))
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
-                   f"--ServerApp.ip={host}", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.folder}",
-                   "--ServerApp.allow_remote_access=True", "--LabApp.expose_app_in_browser=True"]
+                   f"--ServerApp.ip={host}", f"--IdentityProvider.token={self.token}",
+                   f"--ServerApp.root_dir={self.folder}", "--ServerApp.allow_remote_access=True",
+                   "--LabApp.expose_app_in_browser=True"]
         if certificate:
             command += [f"--ServerApp.certfile={certificate[0]}", f"--ServerApp.keyfile={certificate[1]}"]
         with (self.folder / "server.log").open("w") as log:
@@ -172,8 +174,9 @@ CANVAS = """n => { const views = [...document.querySelectorAll('.l2d')].filter(v
     };
     const [input, output] = view.querySelectorAll('canvas.picture');
     const words = name => view.querySelector(name).innerText;
-    return {input: look(input), output: look(output), of: +(output.dataset.of ?? -1), painted: +(output.dataset.painted ?? 0),
-        width: output.width, status: words('.status'), trouble: words('.trouble'), note: words('.note'), button: words('.main')} }"""
+    return {input: look(input), output: look(output), width: output.width,
+        of: +(output.dataset.of ?? -1), painted: +(output.dataset.painted ?? 0),
+        status: words('.status'), trouble: words('.trouble'), note: words('.note'), button: words('.main')} }"""
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 EMPTY = {"cells": [], "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
 

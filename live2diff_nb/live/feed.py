@@ -80,7 +80,7 @@ class Feeder:
         if self.thread.is_alive() and threading.current_thread() is not self.thread:
             self.thread.join(10)
 
-# %% ../../nbs/live/feed.ipynb #a7df0fc9
+# %% ../../nbs/live/feed.ipynb #b44a2a21
 CAMERA = {"video": {"facingMode": "user", "width": 640, "height": 480}}
 
 
@@ -92,7 +92,7 @@ class Feed:
         source,  # as given to `LiveTranslator`
     ):
         self.source, self.takes, self.media, self.feeder = source, page_takes(source), None, None
-        self.mirror = self.takes == "camera" or isinstance(source, int)      # shown as in a mirror, as one knows oneself
+        self.mirror = self.takes == "camera" or isinstance(source, int)      # as one knows oneself
 
     def start(
         self,

@@ -6,7 +6,7 @@
 __all__ = ['HANDLERS', 'SIZES', 'on_start', 'on_frame', 'on_set', 'on_record', 'on_alive', 'on_trouble', 'memory_used',
            'LiveTranslator']
 
-# %% ../../nbs/live/widget.ipynb #8160a81c
+# %% ../../nbs/live/widget.ipynb #c8fa2292
 import time
 import weakref
 from collections import Counter
@@ -22,22 +22,22 @@ import traitlets
 from .controls import Controls, as_model
 from .desk import Desk, unbind_replies
 from .feed import Feed, Recorder
-from .stage import Stage
+from .stage import Stage, stage_status
 from .worker import Ticket
 
-# %% ../../nbs/live/widget.ipynb #bb89e28e
+# %% ../../nbs/live/widget.ipynb #7535b201
 def on_start(
     live: "LiveTranslator",  # the widget
     page: str,  # that has been asked for its camera, or where Start was pressed
     run: str,   # its name for the stream
 ):
     "Start, or take the stream over from another page."
+    live.desk.complaint = ""
     try:
-        live.start(page, run)
+        live.stage.start(page, run)
+        live.stage.own(page, run)
     except Exception as error:               # whatever keeps a source from opening belongs on the page
         live.stage.error = f"the source cannot be opened: {error}"
-    else:
-        live.stage.own(page, run)
     live.tell_status()
 
 
@@ -100,10 +100,10 @@ def on_trouble(
     live.troubles[name] += 1
     live.stage.error = text
 
-# %% ../../nbs/live/widget.ipynb #42cb0408
+# %% ../../nbs/live/widget.ipynb #8bc7939e
 HANDLERS = {
     "hello": lambda live, page: live.tell_status([page]), "bye": lambda live, page: live.desk.pages.forget(page),
-    "start": on_start, "stop": lambda live, page: live.stop(wait=False), "frame": on_frame, "set": on_set,
+    "start": on_start, "stop": lambda live, page: live.stage.stop(wait=False), "frame": on_frame, "set": on_set,
     "painted": lambda live, page, id: live.stage.post.painted(page, id),
     "record": on_record, "alive": on_alive, "trouble": on_trouble}
 
@@ -119,7 +119,7 @@ def memory_used(
     gpu = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     return round((psutil.Process().memory_info().rss + gpu) / 1e6)
 
-# %% ../../nbs/live/widget.ipynb #e463391d
+# %% ../../nbs/live/widget.ipynb #48737817
 class LiveTranslator(anywidget.AnyWidget):
     "Live translation in a cell: camera or any source in, restyled pictures out, controls under them."
 
@@ -130,7 +130,7 @@ class LiveTranslator(anywidget.AnyWidget):
     def __init__(
         self,
         pipe,                     # Live2Diff, or any function from a frame (H, W, 3) uint8 to a frame
-        source="webcam",          # in the page: "webcam", "screen", an ipywebrtc stream; in the kernel: see `live_source`
+        source="webcam",          # in the page: "webcam", "screen", an ipywebrtc stream; in the kernel: `live_source`
         size: int | None = None,  # working height, pixels; None: the pipeline's
         seed: int = 0,            # of the stream's noise
         target: float = 10.0,     # frames/s that the adaptive quality holds
@@ -156,7 +156,7 @@ class LiveTranslator(anywidget.AnyWidget):
 
     closed = property(lambda self: self.stage is None or self.stage.closed, doc="Is it ended for good?")
     running = property(lambda self: self.stage.running, doc="Is a stream under way?")
-    worker = property(lambda self: self.stage.worker, doc="The thread that translates, with its counts; None before the start.")
+    worker = property(lambda self: self.stage.worker, doc="The thread that translates, with its counts.")
     latest = property(lambda self: self.stage.latest, doc="The newest picture, (H, W, 3) uint8, or None.")
     tape = property(lambda self: self.stage.tape, doc="The last exchanges, where `tape` was asked for.")
     error = property(lambda self: self.stage.error, doc="Why it stopped, in a sentence.")
@@ -164,25 +164,18 @@ class LiveTranslator(anywidget.AnyWidget):
 
     def __repr__(self):
         source = self.source if isinstance(self.source, (str, int, Path)) else type(self.source).__name__
-        return f"LiveTranslator(source={source!r}, {'closed' if self.closed else 'running' if self.running else 'stopped'})"
+        state = "closed" if self.closed else "running" if self.running else "stopped"
+        return f"LiveTranslator(source={source!r}, {state})"
 
-    def start(
-        self,
-        owner: str = "",  # the page that opens its camera; empty: any page that shows the widget
-        run: str = "",    # its name for the stream
-    ) -> "LiveTranslator":
-        "Begin to translate; a source that cannot be opened says so here."
-        if not self.running: self.desk.complaint = ""
-        self.stage.start(owner, run)
+    def start(self) -> "LiveTranslator":
+        "Begin to translate; a source that cannot be opened says so here. A camera is opened by a page that shows this."
+        self.desk.complaint = ""
+        self.stage.start()
         return self
 
-    def stop(
-        self,
-        error: str = "",    # why, for the page
-        wait: bool = True,  # for the end of the threads
-    ) -> "LiveTranslator":
+    def stop(self) -> "LiveTranslator":
         "End the threads, let the camera go, finish a recording."
-        self.stage.stop(error, wait)
+        self.stage.stop()
         return self
 
     def close(self):
@@ -194,8 +187,8 @@ class LiveTranslator(anywidget.AnyWidget):
 
     def status(self) -> dict:
         "What the status line shows, and every page is told twice a second."
-        stage, refused = self.stage.status(), self.desk.refused
-        stage["counts"]["refused"] = stage["counts"].get("refused", 0) + refused
+        stage = stage_status(self.stage)
+        stage["counts"]["refused"] = stage["counts"].get("refused", 0) + self.desk.refused
         stage["error"] = self.stage.error or self.desk.complaint or stage["error"]
         return dict(kind="status", **stage, **self.controls.status(), memory=memory_used(self.controls.model.device))
 

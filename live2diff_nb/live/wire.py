@@ -66,9 +66,8 @@ def number(
     high: float,  # the most
 ):                # the rule
     "Rule: a finite number from `low` to `high`."
-    def rule(value):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-    return rule
+    real = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return lambda value: real(value) and low <= value <= high
 
 
 def whole(
@@ -88,8 +87,8 @@ def flag(
 # %% ../../nbs/live/wire.ipynb #b1e76787
 SETTINGS = {
     "prompt": text(1000), "style": lambda value: value is None or text(100)(value), "strength": number(0, 1),
-    "steps": whole(1, 50), "seed": whole(0, 2**31 - 1), "size": whole(32, 2048), "adaptive": flag, "target": number(1, 120),
-    "engine": flag, "layer": whole(0, 10_000), "location": whole(0, 10_000_000)}
+    "steps": whole(1, 50), "seed": whole(0, 2**31 - 1), "size": whole(32, 2048), "adaptive": flag,
+    "target": number(1, 120), "engine": flag, "layer": whole(0, 10_000), "location": whole(0, 10_000_000)}
 PAGE = {"page": text(40)}
 KINDS = {
     "hello": PAGE, "bye": PAGE, "stop": PAGE, "start": {**PAGE, "run": text(40)},
@@ -134,7 +133,8 @@ def decode_frame(
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             if max(image.size) > LIMIT_SIDE:
-                raise Refused(f"a frame of {image.width} x {image.height} pixels; at most {LIMIT_SIDE} a side are taken")
+                size = f"{image.width} x {image.height}"
+                raise Refused(f"a frame of {size} pixels; at most {LIMIT_SIDE} a side are taken")
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise Refused(f"bytes that are no JPEG picture ({type(error).__name__})") from None

@@ -28,7 +28,7 @@ class Shown(NamedTuple):
     changed: bool = False               # were the settings changed before it?
     seen: dict | None = None            # what the engine did, where it was watched
 
-# %% ../../nbs/live/worker.ipynb #c9da4bce
+# %% ../../nbs/live/worker.ipynb #8124d544
 class StreamTranslator:
     "One stream through a `Live2Diff` pipeline, fed frame by frame."
 
@@ -72,7 +72,7 @@ class StreamTranslator:
         return Shown(tags[-1], self.pipe.to_frames(ready[-1])[0], changed=changed, seen=seen)
 
     def _push(self, encoded: tuple, watch: Watch | None) -> tuple:
-        "`(latents that are ready, what was seen)`; nothing is seen of the warmup, or of an engine that this frame ends."
+        "`(latents that are ready, what was seen)`; nothing is seen of the warmup, or of an engine that ends here."
         engine = self.session.engine
         if watch is None or engine is None:
             return self.session.push(encoded), None
@@ -106,12 +106,12 @@ class FunctionTranslator:
         "The function's answer, checked."
         return Shown(tag, prepare_frame(self.function(frame), *frame.shape[:2]))
 
-# %% ../../nbs/live/worker.ipynb #18372a50
+# %% ../../nbs/live/worker.ipynb #c1175644
 DROPS = {                                            # why a frame is dropped
     "replaced": "a newer frame came before the worker was free",
     "refused": "it cannot be read, or its size or the settings cannot be",
     "failed": "the model raised an error",
-    "not streaming": "the stream is stopped, or another page has it"}     # said by the stage: no worker has seen the frame
+    "not streaming": "the stream is stopped, or another page has it"}     # said by the stage, before any worker
 
 
 class Ticket(NamedTuple):
