@@ -211,14 +211,21 @@ def meant(name: str, module: str) -> Entry | None:
     return None
 
 
+def address_of(name: str, module: str) -> str | None:
+    "Where the API has a name, or a module as `engine.masks`."
+    if "." in name and any(one.name == name for one in modules()): return f"api/{name.split('.')[0]}.qmd#{name}"
+    entry = meant(name, module)
+    return entry.address if entry else None
+
+
 def linked(text: str, href: str, module: str) -> str:
     "Markdown of the page `href` in which the first mention of each public name leads to the API."
-    done = set()
+    done = {None}
     def link(match):
-        entry = match[2] and meant(match[2], module)
-        if not entry or entry.address in done: return match[0]
-        done.add(entry.address)
-        return f"[{match[0]}]({'../' * href.count('/')}{entry.address})"
+        address = match[2] and address_of(match[2], module)
+        if not match[2] or address in done: return match[0]
+        done.add(address)
+        return f"[{match[0]}]({'../' * href.count('/')}{address})"
     return NAME.sub(link, text)
 
 

@@ -20,7 +20,7 @@ const load = () => loading ??= Promise.all([script("minisearch.min.js"), script(
     searchOptions: { tokenize: asked, prefix: true, combineWith: "AND", boost: { heading: 4, title: 3 },
       boostDocument: id => searchIndex[id][0].startsWith("api/") ? 0.5 : 1 }, // the page that explains a thing is first
   });
-  search.addAll(searchIndex.map(([, title, heading, text], id) => ({ id, title, heading, text })));
+  search.addAll(searchIndex.map(([, title, heading, text], id) => ({ id, title, heading: heading || title, text })));
 });
 
 const element = (name, className, ...inside) => {

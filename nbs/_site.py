@@ -131,9 +131,9 @@ def plain(markdown):
     return " ".join(unescape(re.sub(r"[`*|]+|^#+\s|^>|-{3,}|\{#.*?\}", " ", markdown, flags=re.MULTILINE)).split())
 
 
-def sections(href, title, nb): # -> [[address, title of the page, heading, text], ...]
+def sections(href, title, description, nb): # -> [[address, title of the page, heading, text], ...]
     "What the search finds on a page: its text and code by heading."
-    found = [[relative("", href), title, "", ""]]
+    found = [[relative("", href), title, "", description]]
     for cell in nb.cells:
         text = cell.cell_type == "markdown"
         parts = re.split(r"^#{2,4} (.+)$", cell.source, flags=re.MULTILINE) if text else [cell.source]
@@ -154,7 +154,7 @@ def build(out):
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(_reference.page(part))])
         pages[f"api/{part}.qmd"] = _reference.title(part), _reference.DESCRIPTION, nb
     for href, page in pages.items(): write(out / relative("", href), html_page(href, *page))
-    index = [section for href, (title, _, nb, *_) in pages.items() for section in sections(href, title, nb)]
+    index = [section for href, page in pages.items() for section in sections(href, *page[:3])]
     write(out / "assets/index.js", f"window.searchIndex = {json.dumps(index, ensure_ascii=False)};\n")
     write(out / "assets/page.css", style())
     for name in ASSETS: write(out / "assets" / Path(name).name, (NBS / name).read_text(encoding="utf8"))
