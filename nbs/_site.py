@@ -98,6 +98,7 @@ def contents(body):
 def html_page(href, title, description, nb, previous=None, following=None):
     "One whole HTML page; links to notebooks become links to pages."
     body = re.sub(r'(<a [^>]*href="(?!\w+:)[^"#]*)\.(?:ipynb|qmd)', r"\1.html", exporter().html(nb))
+    body = re.sub(r"<img (?![^>]*\balt=)", '<img alt="What the code above draws" ', body)
     def step(page, name, text):
         if not page: return "<span></span>"
         return f'<a class="{name}" href="{relative(href, page.href)}">{text.format(escape(page.title))}</a>'
