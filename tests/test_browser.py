@@ -1,14 +1,28 @@
-"""The site in a real browser (Chromium without a window)."""
+"""The site in a real browser (Chromium without a window): every page is visited once, and each test looks at what was found."""
+import re
 import shutil
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--allow-file-access-from-files"]
-pytestmark = pytest.mark.browser
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--allow-file-access-from-files"]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("site")]
+
+TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+FOUND = r"""() => { const all = (what, of) => [...document.querySelectorAll(what)].map(of), main = document.querySelector('main');
+    return {
+        heads: document.querySelectorAll('h1').length, text: main.innerText.length, title: document.querySelector('h1')?.innerText || '',
+        broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 99)),
+        silent: [...document.images].filter(i => !i.hasAttribute('alt')).map(i => i.src.slice(0, 99)),
+        code: all('main .highlight pre', pre => [pre.scrollWidth - pre.clientWidth, pre.innerText.slice(0, 60)]).filter(([over]) => over > 1),
+        formulas: all('math', formula => formula.getBoundingClientRect().width),
+        tex: /\\(frac|sqrt|mathrm|bar|sum)\b|\$\$/.test(main.innerText),
+        links: all('a[href]', link => link.href).filter(href => href.startsWith('file:')),
+        sidebar: all('nav.sidebar a', link => link.href.split('#')[0]), next: all('footer a.next', link => link.href)[0] || '',
+        names: all('[id]', element => element.id) } }"""
 
 
 @pytest.fixture(scope="module")
@@ -22,63 +36,103 @@ def browser():
         window.close()
 
 
+@pytest.fixture(scope="module")
+def visits(browser, site):
+    "What the browser found on every page, by its path: at 1400 pixels, its width again at 420; complaints, addresses asked for."
+    page, found = browser.new_page(), {}
+    now = {}
+    page.on("console", lambda message: message.type == "error" and now["complaints"].append(message.text))
+    page.on("pageerror", lambda error: now["complaints"].append(str(error)))
+    page.on("request", lambda request: now["requested"].append(request.url))
+    for path in sorted(site.rglob("*.html")):
+        now.update(complaints=[], requested=[])
+        page.set_viewport_size({"width": 1400, "height": 1000})
+        page.goto(path.as_uri())
+        found[path] = now | page.evaluate(FOUND) | {"wide": page.evaluate(TOO_WIDE)}
+        page.set_viewport_size({"width": 420, "height": 900})
+        found[path]["narrow"] = page.evaluate(TOO_WIDE)
+    page.close()
+    return found
+
+
 @pytest.fixture
 def page(browser):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.complaints, page.requested = [], []
-    page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.on("request", lambda request: page.requested.append(request.url))
     yield page
     page.close()
 
 
-# ---- the site ---------------------------------------------------------------------------------------------------------
-def test_every_page_opens_offline(page, site):
-    for path in site.rglob("*.html"):
-        page.goto(path.as_uri())
-        assert page.locator("h1").count() >= 1 and len(page.locator("main").inner_text()) > 200, path
-        broken = page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src.slice(0, 99))")
-        assert broken == [], path
-        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0, f"{path} is {wide} pixels too wide"
-    assert page.complaints == []
-    assert [url for url in page.requested if not url.startswith(("file:", "data:", "blob:"))] == []
+def each(visits, name):
+    "What was found under a name, where there was something."
+    return {path.name: found[name] for path, found in visits.items() if found[name]}
 
 
-def test_formulas_are_drawn(page, site):
-    drawn = 0
-    for path in site.rglob("*.html"):
-        page.goto(path.as_uri())
-        sizes = page.evaluate("[...document.querySelectorAll('math')].map(formula => formula.getBoundingClientRect().width)")
-        assert all(width > 2 for width in sizes), path
-        assert not page.evaluate(r"/\\(frac|sqrt|mathrm|bar|sum)\b|\$\$/.test(document.querySelector('main').innerText)"), path
-        drawn += len(sizes)
-    assert drawn > 0
+def file_of(link):
+    "The file that a link leads to, without the place in it."
+    return Path(urllib.request.url2pathname(link.removeprefix("file://").partition("#")[0]))
 
 
-def test_navigation_visits_every_page(page, site):
+# ---- every page ---------------------------------------------------------------------------------------------------------
+def test_every_page_opens_offline(visits):
+    for path, found in visits.items(): assert found["heads"] >= 1 and found["text"] > 200, path
+    assert each(visits, "broken") == {} and each(visits, "complaints") == {}
+    outside = [url for found in visits.values() for url in found["requested"] if not url.startswith(("file:", "data:", "blob:"))]
+    assert outside == []
+
+
+def test_every_picture_has_a_text(visits): assert each(visits, "silent") == {}
+
+
+def test_pages_fit_a_wide_and_a_narrow_screen(visits):
+    for path, found in visits.items():
+        assert found["wide"] <= 0, f"{path} is {found['wide']} pixels too wide at 1400"
+        assert found["narrow"] <= 0, f"{path} is {found['narrow']} pixels too wide at 420"
+
+
+def test_code_fits_its_box(visits): assert each(visits, "code") == {}
+
+
+def test_formulas_are_drawn(visits):
+    for path, found in visits.items():
+        assert all(width > 2 for width in found["formulas"]), path
+        assert not found["tex"], path
+    assert any(found["formulas"] for found in visits.values())
+
+
+def test_links_within_the_site_lead_somewhere(visits):
+    for path, found in visits.items():
+        for link in found["links"]:
+            target, place = file_of(link), urllib.parse.unquote(link.partition("#")[2])
+            assert target.exists(), f"{path.name}: {link}"
+            if place and target in visits: assert place in visits[target]["names"], f"{path.name}: {link}"
+
+
+def test_sidebar_lists_every_page(visits):
+    every = sorted(path.as_uri() for path in visits)
+    for path, found in visits.items(): assert sorted(set(found["sidebar"])) == every, path
+
+
+def test_next_leads_along_the_road(page, visits, site):
+    "From the start, chapter after chapter, by clicks."
     page.goto((site / "index.html").as_uri())
     seen = [page.url]
-    while page.locator("footer a.next").count():
-        page.locator("footer a.next").click()
-        page.wait_for_load_state()
+    while page.locator("footer a.next").count() and len(seen) <= len(visits):
+        assert page.url not in seen[:-1], "in a circle"
+        page.locator("footer a.next").first.click()
+        page.wait_for_url(lambda url: url != seen[-1])
         seen.append(page.url)
-    assert sorted(seen) == sorted(path.as_uri() for path in site.rglob("*.html"))
+    numbers = [re.match(r"(\d+)\.", visits[file_of(url)]["title"]) for url in seen]
+    assert [int(number[1]) for number in numbers if number] == list(range(1, 15))
+
+
+# ---- the page's own buttons ----------------------------------------------------------------------------------------------
+def test_ways_back_and_across(page, visits, site):
+    page.goto((site / "engine/masks.html").as_uri())
     page.locator("header a.brand").click()
     page.wait_for_url("**/index.html")
     page.locator("nav.sidebar a").nth(1).click()
-    page.wait_for_load_state()
-    assert page.locator("nav.sidebar a.here").count() == 1 and not page.url.endswith("index.html")
-
-
-def test_links_within_the_site_lead_somewhere(page, site):
-    for path in site.rglob("*.html"):
-        page.goto(path.as_uri())
-        for link in page.evaluate("[...document.querySelectorAll('a[href]')].map(link => link.href).filter(href => href.startsWith('file:'))"):
-            target, _, place = link.removeprefix("file://").partition("#")
-            assert Path(urllib.request.url2pathname(target)).exists(), f"{path.name}: {link}"
-            if place and target == str(path): assert page.evaluate("id => !!document.getElementById(decodeURIComponent(id))", place), link
+    page.wait_for_url(lambda url: not url.endswith("index.html"))
+    assert page.locator("nav.sidebar a.here").count() == 1
 
 
 def test_dark_and_light(page, site):
