@@ -1,5 +1,6 @@
 """The wheel carries everything a user without the repository needs. The dependencies are borrowed, the package is not."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from live2diff_nb.video.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "live2diff_nb"
@@ -57,11 +60,12 @@ def test_wheel_holds_nothing_else(wheel):
     assert len(tops) == 2 and "live2diff_nb" in tops
 
 
-def test_installed_package_translates(environment, tmp_path):
-    code = ("import live2diff_nb; from live2diff_nb.video import open_source; pipe = live2diff_nb.Live2Diff.from_pretrained('tiny'); "
-            "print(live2diff_nb.__file__, len(list(pipe.stream(open_source('demo', limit=9), prompt='starry night'))))")
-    where, count = run([environment, "-c", code], tmp_path).split()[-2:]
-    assert Path(where).is_relative_to(environment.parents[1]) and count == "9"
+def test_ten_lines_of_the_readme_run_where_the_wheel_is_installed(environment, tmp_path):
+    code, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf8"), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    where = run([environment, "-c", f"{code}\nimport live2diff_nb\nprint(live2diff_nb.__file__)"], tmp_path).split()[-1]
+    assert Path(where).is_relative_to(environment.parents[1])
+    assert len(list(open_source(tmp_path / "styled.mp4"))) == len(list(open_source("demo")))
 
 
 def test_installed_command(environment, tmp_path):
