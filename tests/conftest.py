@@ -1,8 +1,8 @@
 """Shared by all tests. With REQUIRE_BROWSER=1, as in continuous integration, a skipped browser test counts as failed.
 
-`make test` runs three lanes (`pytest -n 3 --dist loadgroup`): a file, or a group that a mark names, is not torn apart, and
-the longest begin first. The group `live` is timed and begins before all others; a process that begins anything else steps
-back behind it, so that the other lanes take what the live tests leave.
+`make test` runs three lanes (`pytest -n 3 --dist loadgroup`): a file, or a group that a mark names, stays in one lane,
+and the longest begin first. The group `live` is timed and begins before all others; a process that begins anything else
+steps back behind it (`os.nice`), so that the other lanes take what the live tests leave.
 """
 import os
 import subprocess
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = ["live", "test_lora_train", "test_train", "test_sharded", "test_memory", "test_fresh_process", "site", "test_wheel",
-           "test_weights", "test_pipeline", "test_lora", "test_recipe", "test_export"]
+LONGEST = ["live", "test_lora_train", "test_train", "test_sharded", "test_memory", "test_wheel", "test_weights",
+           "test_pipeline", "test_lora", "test_recipe", "site", "test_fresh_process", "test_export"]
 TIMED = {"test_live": "live"}
 REQUIRED = os.environ.get("REQUIRE_BROWSER", "0") not in ("", "0")
 

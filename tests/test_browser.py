@@ -1,4 +1,4 @@
-"""The site in a real browser (Chromium without a window): every page is visited once, and each test looks at what was found."""
+"""The site in a real browser (Chromium without a window): one visit a page, and each test looks at what was found."""
 import re
 import shutil
 import urllib.parse
@@ -8,20 +8,23 @@ from pathlib import Path
 import pytest
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--allow-file-access-from-files"]
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--allow-file-access-from-files"]
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("site")]
 
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-FOUND = r"""() => { const all = (what, of) => [...document.querySelectorAll(what)].map(of), main = document.querySelector('main');
+FOUND = r"""() => {
+    const all = (what, of) => [...document.querySelectorAll(what)].map(of), main = document.querySelector('main');
+    const code = all('main .highlight pre', pre => [pre.scrollWidth - pre.clientWidth, pre.innerText.slice(0, 60)]);
     return {
-        heads: document.querySelectorAll('h1').length, text: main.innerText.length, title: document.querySelector('h1')?.innerText || '',
+        heads: document.querySelectorAll('h1').length, text: main.innerText.length,
+        title: document.querySelector('h1')?.innerText || '', code: code.filter(([over]) => over > 1),
         broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 99)),
         silent: [...document.images].filter(i => !i.hasAttribute('alt')).map(i => i.src.slice(0, 99)),
-        code: all('main .highlight pre', pre => [pre.scrollWidth - pre.clientWidth, pre.innerText.slice(0, 60)]).filter(([over]) => over > 1),
         formulas: all('math', formula => formula.getBoundingClientRect().width),
         tex: /\\(frac|sqrt|mathrm|bar|sum)\b|\$\$/.test(main.innerText),
         links: all('a[href]', link => link.href).filter(href => href.startsWith('file:')),
-        sidebar: all('nav.sidebar a', link => link.href.split('#')[0]), next: all('footer a.next', link => link.href)[0] || '',
+        sidebar: all('nav.sidebar a', link => link.href.split('#')[0]),
         names: all('[id]', element => element.id) } }"""
 
 
@@ -38,7 +41,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def visits(browser, site):
-    "What the browser found on every page, by its path: at 1400 pixels, its width again at 420; complaints, addresses asked for."
+    "What the browser found on every page, by its path: at 1400 pixels, and its width at 420."
     page, found = browser.new_page(), {}
     now = {}
     page.on("console", lambda message: message.type == "error" and now["complaints"].append(message.text))
@@ -72,12 +75,12 @@ def file_of(link):
     return Path(urllib.request.url2pathname(link.removeprefix("file://").partition("#")[0]))
 
 
-# ---- every page ---------------------------------------------------------------------------------------------------------
+# ---- every page ----------------------------------------------------------------------------------------------------
 def test_every_page_opens_offline(visits):
     for path, found in visits.items(): assert found["heads"] >= 1 and found["text"] > 200, path
     assert each(visits, "broken") == {} and each(visits, "complaints") == {}
-    outside = [url for found in visits.values() for url in found["requested"] if not url.startswith(("file:", "data:", "blob:"))]
-    assert outside == []
+    asked = [url for found in visits.values() for url in found["requested"]]
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def test_every_picture_has_a_text(visits): assert each(visits, "silent") == {}
@@ -125,7 +128,7 @@ def test_next_leads_along_the_road(page, visits, site):
     assert [int(number[1]) for number in numbers if number] == list(range(1, 15))
 
 
-# ---- the page's own buttons ----------------------------------------------------------------------------------------------
+# ---- the page's own buttons ----------------------------------------------------------------------------------------
 def test_ways_back_and_across(page, visits, site):
     page.goto((site / "engine/masks.html").as_uri())
     page.locator("header a.brand").click()

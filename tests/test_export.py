@@ -15,7 +15,7 @@ NAMES = ["latents", "timesteps", "text", "depth", "slot", "position", "bias"]
 
 @pytest.fixture(scope="module")
 def step():
-    "The step at an odd size, example inputs, and other inputs to compare on: other numbers, and a ring that is still filling."
+    "The step at an odd size, inputs to export with, and others to compare on: a ring that is still filling."
     unet = toy_unet(block_out_channels=(32, 32), motion_levels=(False, True))
     examples = [example_step(unet, 2, 5, 6, WINDOW, WARMUP, tokens=5, n=n) for n in (100, 2)]
     return StreamStep(unet, WINDOW).eval(), *examples
@@ -52,7 +52,8 @@ def test_onnx_with_the_caches_as_inputs_and_outputs(step, program, tmp_path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for inputs in (example, other):
         flat = [*inputs[:-1], *inputs[-1]]
-        out, *new = session.run(None, {spec.name: x.numpy() for spec, x in zip(session.get_inputs(), flat, strict=True)})
+        given = {spec.name: x.numpy() for spec, x in zip(session.get_inputs(), flat, strict=True)}
+        out, *new = session.run(None, given)
         agrees((torch.from_numpy(out), [torch.from_numpy(c) for c in new]), module(*inputs), 1e-4)
 
 
@@ -65,4 +66,4 @@ def test_the_step_writes_new_caches_and_leaves_its_inputs(step):
     for old, kept, new in zip(example[-1], before, after):
         assert torch.equal(old, kept) and not torch.equal(new, old)
         changed = (new != old).flatten(2, 3).any(2).any(-1)                # (2, rows, L)
-        assert all(changed[:, row].nonzero()[:, 1].unique().tolist() == [slot] for row, slot in enumerate(slots.tolist()))
+        for row, slot in enumerate(slots.tolist()): assert changed[:, row].nonzero()[:, 1].unique().tolist() == [slot]

@@ -13,8 +13,8 @@ PACKAGE = Path(live2diff_nb.__file__).parent
 MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".")
                  for path in PACKAGE.rglob("*.py") if path.stem[0] != "_")
 
-# The libraries that take seconds are imported once; then every module gets a copy of that process, a fork, which has not
-# seen the package. What the package imports for itself is imported in the fork.
+# The libraries that take seconds are imported once; then every module gets a copy of that process, a fork, which has
+# not seen the package. What the package imports for itself is imported in the fork.
 CODE = """
 import importlib, json, os, sys, traceback
 import torch, torchvision
@@ -47,7 +47,8 @@ def reports(tmp_path_factory):
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "IN_TEST", "MPLBACKEND", "PYTHONPATH")
     clean = {key: value for key, value in os.environ.items() if key not in hidden} | {"OMP_NUM_THREADS": "1"}
     folder = tmp_path_factory.mktemp("elsewhere")
-    done = subprocess.run([sys.executable, "-c", CODE, *MODULES], env=clean, cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", CODE, *MODULES], env=clean, cwd=folder, capture_output=True, text=True,
+                          timeout=600)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
 

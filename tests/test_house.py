@@ -1,6 +1,6 @@
 """The order of the house. `_quarto.yml` has the order of parts and pages; a module imports from what comes earlier.
 
-Besides: no towers of classes, modules of one screenful of subjects, lines that fit, one statement a line, and the main road.
+Besides: no towers of classes, short modules, lines that fit, one statement a line, and the main road.
 """
 import ast
 import re
@@ -30,21 +30,28 @@ def tree_of(name: str) -> ast.Module:
     return ast.parse(path_of(name).read_text(encoding="utf8"))
 
 
+def whole_name(node: ast.ImportFrom, here: list[str]) -> str:
+    "The module that `from ... import` names, seen from the package `here`."
+    return ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+
+
 def imports(name: str) -> list[tuple]:
     "`(line, module, inside a function)` of every import of our own in a module."
     tree, found = tree_of(name), []
     here = [PACKAGE, *name.split(".")[:-1]]
-    inner = {node for outer in ast.walk(tree) if isinstance(outer, (ast.FunctionDef, ast.Lambda)) for node in ast.walk(outer)}
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda))]
+    inner = {node for outer in functions for node in ast.walk(outer)}
     for node in ast.walk(tree):
         targets = []
         if isinstance(node, ast.Import): targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            base = whole_name(node, here)
             targets = [f"{base}.{alias.name}" for alias in node.names]
         for target in targets:
             own = target.removeprefix(f"{PACKAGE}.")
-            if own != target: found += [(node.lineno, module, node in inner) for module in ORDER if own == module or own.startswith(module + ".")]
-    return found
+            hits = [module for module in ORDER if f"{own}.".startswith(f"{module}.")] if own != target else []
+            found += [(node.lineno, module, node in inner) for module in hits]
+    return sorted(set(found))
 
 
 ORDER = modules()
@@ -60,7 +67,8 @@ def faults(name: str) -> list[str]:
 
 
 def test_every_module_has_a_place():
-    there = {str(p.relative_to(ROOT / PACKAGE).with_suffix("")).replace("/", ".") for p in (ROOT / PACKAGE).rglob("*.py")}
+    files = [path.relative_to(ROOT / PACKAGE) for path in (ROOT / PACKAGE).rglob("*.py")]
+    there = {str(path.with_suffix("")).replace("/", ".") for path in files}
     assert {name for name in there if not name.split(".")[-1].startswith("_")} == set(ORDER)
 
 
@@ -69,7 +77,13 @@ def test_imports_go_one_way(name):
     assert not faults(name), "\n".join(faults(name))
 
 
-# ---- classes ------------------------------------------------------------------------------------------------------------
+# ---- classes -------------------------------------------------------------------------------------------------------
+def through(known: dict, end: str) -> tuple:
+    "`module.Class` of an imported module; others stay what they are."
+    module, _, name = end.rpartition(".")
+    return (".".join(filter(None, known.get(module, ("",)))), name)
+
+
 @cache
 def bases() -> dict:
     "`{(module, class): its bases}`: own classes as `(module, class)`, found by the imports of their module."
@@ -78,14 +92,13 @@ def bases() -> dict:
         known, here = {}, [PACKAGE, *name.split(".")[:-1]]
         for node in ast.walk(tree_of(name)):
             if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith(PACKAGE)):
-                base = [*here[: len(here) - node.level + 1], *filter(None, [node.module])] if node.level else [node.module]
-                module = ".".join(base).removeprefix(PACKAGE).removeprefix(".")
+                module = whole_name(node, here).removeprefix(PACKAGE).removeprefix(".")
                 known |= {alias.asname or alias.name: (module, alias.name) for alias in node.names}
         for node in tree_of(name).body:
             if isinstance(node, ast.ClassDef):
                 known[node.name] = (name, node.name)
                 ends = [ast.unparse(base) for base in node.bases]
-                found[name, node.name] = [known.get(end) or (".".join(known.get(end.split(".")[0], ("",))), end) for end in ends]
+                found[name, node.name] = [known.get(end) or through(known, end) for end in ends]
     return found
 
 
@@ -96,13 +109,14 @@ def chain(which: tuple) -> list[tuple]:
 
 
 def test_no_tower_of_classes():
-    towers = [" <- ".join(f"{module}.{name}" for module, name in chain(which)) for which in bases() if len(chain(which)) > 2]
+    towers = [" <- ".join(map(".".join, chain(which))) for which in bases() if len(chain(which)) > 2]
     assert not towers, "more than one base and its subclass:\n" + "\n".join(towers)
 
 
-# ---- lines --------------------------------------------------------------------------------------------------------------
+# ---- lines ---------------------------------------------------------------------------------------------------------
 def test_modules_are_short():
-    long = {name: length for name in ORDER if (length := len(path_of(name).read_text(encoding="utf8").splitlines())) > 260}
+    lengths = {name: len(path_of(name).read_text(encoding="utf8").splitlines()) for name in ORDER}
+    long = {name: length for name, length in lengths.items() if length > 260}
     assert not long, f"lines of a module, 260 at most: {long}"
 
 
@@ -128,7 +142,8 @@ def joined(text: str) -> list[int]:
     except SyntaxError: return []                                              # a cell with a magic command
     blocks = [block for node in ast.walk(tree) for name in ("body", "orelse", "finalbody")
               if isinstance(block := getattr(node, name, None), list)]
-    return sorted(after.lineno for block in blocks for before, after in zip(block, block[1:]) if before.end_lineno == after.lineno)
+    pairs = [pair for block in blocks for pair in zip(block, block[1:])]
+    return sorted(after.lineno for before, after in pairs if before.end_lineno == after.lineno)
 
 
 def test_one_statement_a_line():
@@ -136,9 +151,10 @@ def test_one_statement_a_line():
     assert not found, f"{len(found)} lines with two statements:\n" + "\n".join(found)
 
 
-# ---- the way through ----------------------------------------------------------------------------------------------------
-ROAD = ["engine/masks", "engine/kvcache", "engine/temporal", "engine/unet", "depth/estimator", "engine/lcm", "engine/stream",
-        "pipeline/live2diff", "live/widget", "training/loop", "tiny/denoiser", "judge/evaluate", "weights/real", "bench"]
+# ---- the way through -----------------------------------------------------------------------------------------------
+ROAD = ["engine/masks", "engine/kvcache", "engine/temporal", "engine/unet", "depth/estimator", "engine/lcm",
+        "engine/stream", "pipeline/live2diff", "live/widget", "training/loop", "tiny/denoiser", "judge/evaluate",
+        "weights/real", "bench"]
 GUIDED = [href for href in sidebar() if href != "index.ipynb" and not href.startswith(("tutorials/", "api/"))]
 
 
@@ -153,7 +169,8 @@ def test_page_says_what_it_needs_and_where_to_go_next(href):
 def test_numbered_pages_are_the_road():
     numbers = {}
     for href in sidebar():
-        if found := re.match(r"# (\d+)\. ", notebook(NBS / href).cells[0].source): numbers.setdefault(int(found[1]), []).append(href)
+        if found := re.match(r"# (\d+)\. ", notebook(NBS / href).cells[0].source):
+            numbers.setdefault(int(found[1]), []).append(href)
     assert numbers == {n: [f"{page}.ipynb"] for n, page in enumerate(ROAD, 1)}
 
 

@@ -1,4 +1,4 @@
-"""The wheel carries everything a user without the repository needs. The dependencies are borrowed, the package is not."""
+"""The wheel carries what a user without the repository needs. The dependencies are borrowed, the package is not."""
 import os
 import re
 import shutil
@@ -15,15 +15,18 @@ from live2diff_nb.video.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "live2diff_nb"
+LEFT_OUT = ("__pycache__", ".ipynb_checkpoints")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     "Built from a copy, so that nothing left over in the repository gets in."
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    shutil.copytree(PACKAGE, source / "live2diff_nb", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("settings.ini", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "constraints.txt"): shutil.copy(ROOT / name, source / name)
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source], check=True, capture_output=True)
+    shutil.copytree(PACKAGE, source / "live2diff_nb", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for name in ("settings.ini", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "constraints.txt"):
+        shutil.copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source]
+    subprocess.run(build, check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
 
@@ -33,7 +36,8 @@ def environment(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
     (Path(paths["purelib"]) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return python
@@ -49,7 +53,7 @@ def run(command, folder):
 
 def test_wheel_holds_every_asset_and_module(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    wanted = [path for path in PACKAGE.rglob("*") if path.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(path.parts)]
+    wanted = [path for path in PACKAGE.rglob("*") if path.is_file() and not set(LEFT_OUT) & set(path.parts)]
     assert not [path for path in wanted if str(path.relative_to(ROOT).as_posix()) not in inside]
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in inside)
     assert wheel.stat().st_size < 60_000_000
