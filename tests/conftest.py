@@ -1,8 +1,8 @@
 """Shared by all tests. With REQUIRE_BROWSER=1, as in continuous integration, a skipped browser test counts as failed.
 
-`make test` runs three lanes (`pytest -n 3 --dist loadgroup`): a file, or a group that a mark names, stays in one lane,
-and the longest begin first. The group `live` is timed and begins before all others; a process that begins anything else
-steps back behind it (`os.nice`), so that the other lanes take what the live tests leave.
+`make test` runs three lanes (`pytest -n 3 --dist loadfile`): a file stays in one lane, and the longest begin first. The
+files in `TIMED` begin before all others; a process that begins anything else steps back behind them (`os.nice`), so that
+the other lanes take what the timed tests leave.
 """
 import os
 import subprocess
@@ -12,30 +12,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = ["live", "test_lora_train", "test_train", "test_sharded", "test_memory", "test_wheel", "test_weights",
-           "test_pipeline", "test_lora", "test_recipe", "site", "test_fresh_process", "test_export"]
-TIMED = {"test_live": "live"}
+TIMED = ["test_live_browser", "test_live"]
+LONGEST = ["test_lora_train", "test_train", "test_sharded", "test_memory", "test_wheel", "test_weights", "test_pipeline",
+           "test_lora", "test_recipe", "test_browser", "test_fresh_process", "test_export"]
 REQUIRED = os.environ.get("REQUIRE_BROWSER", "0") not in ("", "0")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "browser: needs Chromium; skipped without it unless REQUIRE_BROWSER=1")
-    config.addinivalue_line("markers", "xdist_group(name): runs in one lane with all others of that name")
-
-
-def group(item) -> str:
-    mark = item.get_closest_marker("xdist_group")
-    return mark.args[0] if mark else TIMED.get(item.path.stem, item.path.stem)
 
 
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if not item.get_closest_marker("xdist_group"): item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+    first = [*TIMED, *LONGEST]
+    items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
 
 
 def pytest_runtest_setup(item):
-    if "PYTEST_XDIST_WORKER" in os.environ and group(item) != "live" and os.nice(0) < 10: os.nice(10)
+    if "PYTEST_XDIST_WORKER" in os.environ and item.path.stem not in TIMED and os.nice(0) < 10: os.nice(10)
 
 
 @pytest.hookimpl(hookwrapper=True)

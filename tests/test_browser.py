@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pages import NBS, PATHS
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--allow-file-access-from-files"]
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.browser
 
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 FOUND = r"""() => {
@@ -73,6 +75,11 @@ def each(visits, name):
 def file_of(link):
     "The file that a link leads to, without the place in it."
     return Path(urllib.request.url2pathname(link.removeprefix("file://").partition("#")[0]))
+
+
+def test_site_has_a_page_for_every_notebook(site):
+    built = {page.relative_to(site).with_suffix(".ipynb") for page in site.rglob("*.html")}
+    assert {path.relative_to(NBS) for path in PATHS} <= built
 
 
 # ---- every page ----------------------------------------------------------------------------------------------------

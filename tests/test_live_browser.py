@@ -16,7 +16,7 @@ from live2diff_nb.live.browser import FLAGS, NAMES, READY, Lab, LiveDesk, camera
 from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("live")]
+pytestmark = pytest.mark.browser
 # seconds: longer than the page's, `SILENCE` in live.js
 WATCHDOG = 6.5
 CAMERAS = """() => { const real = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices); window.tracks = [];

@@ -66,9 +66,3 @@ def test_quarto_reads_the_same_configuration():
 
 def test_packaged_live_notebook_is_the_tutorial():
     assert (ROOT / "live2diff_nb/assets/live.ipynb").read_bytes() == (NBS / "tutorials/live.ipynb").read_bytes()
-
-
-@pytest.mark.xdist_group("site")
-def test_site_has_a_page_for_every_notebook(site):
-    built = {page.relative_to(site).with_suffix(".ipynb") for page in site.rglob("*.html")}
-    assert {path.relative_to(NBS) for path in PATHS} <= built
