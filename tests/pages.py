@@ -18,6 +18,7 @@ def notebook(path: Path):
 
 @cache
 def sidebar() -> list[str]:
-    "The pages of the site in reading order: `index.ipynb`, `engine/masks.ipynb`, ..."
+    "The notebooks of the site in reading order: `index.ipynb`, `engine/masks.ipynb`, ..."
     entries = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf8"))["website"]["sidebar"]["contents"]
-    return [href for entry in entries for href in ([entry] if isinstance(entry, str) else entry["contents"])]
+    listed = [href for entry in entries for href in ([entry] if isinstance(entry, str) else entry["contents"])]
+    return [href for href in listed if href.endswith(".ipynb")]
