@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from live2diff_nb.live.bench import visit, window
-from live2diff_nb.live.browser import FLAGS, NAMES, READY, Lab, LiveDesk, camera_film, find_chromium, wait_for
+from live2diff_nb.live.browser import FLAGS, NAMES, READY, Lab, NotebookPage, camera_film, find_chromium, wait_for
 from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def lab(tmp_path_factory):
     with Lab(folder) as lab: yield lab
 
 
-class Page(LiveDesk):
+class Page(NotebookPage):
     "A new page with a notebook, whose complaints and cameras are noted."
 
     def __init__(self, window, lab, name, address=""):
@@ -246,16 +246,17 @@ def test_hidden_tab(lab, film, tmp_path):
         return json.load(urllib.request.urlopen(ask))
     with window(film, tmp_path) as port:
         def begin(page):
-            desk = LiveDesk(page, lab, "hidden").open()
+            desk = NotebookPage(page, lab, "hidden").open()
             desk.run(IMPORTS + """
 said = []
-class Noting(LiveTranslator):
-    def _on_alive(self, page, **numbers):
-        said.append((numbers["hidden"], numbers["painted"], time.monotonic()))
-        super()._on_alive(page, **numbers)
-        Path("said.new").write_text(json.dumps(said))
-        Path("said.new").rename("said.json")""")
-            desk.show("live = Noting(negative)")
+def note(page, **numbers):
+    said.append((numbers["hidden"], numbers["painted"], time.monotonic()))
+    alive(page, **numbers)
+    Path("said.new").write_text(json.dumps(said))
+    Path("said.new").rename("said.json")""")
+            desk.show("""live = LiveTranslator(negative)
+alive = live.desk.handlers['alive']
+live.desk.handlers['alive'] = note""")
             desk.started()
         visit(port, begin)
         own = next(tab["id"] for tab in tabs(port, "list") if "/lab/" in tab["url"])
@@ -267,7 +268,7 @@ class Noting(LiveTranslator):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/json/activate/{own}")
         wait_for(lambda: not said()[-1][0] and said()[-1][1] > hidden()[-1][0] + 5, 30, said)
         def end(page):
-            desk = LiveDesk(page, lab, "hidden")
+            desk = NotebookPage(page, lab, "hidden")
             return desk.look(), json.loads(desk.run("print(json.dumps([live.running, dict(live.troubles), said]))"))
         seen, (running, troubles, said) = visit(port, end)
     assert running and not troubles and not seen["trouble"]
@@ -301,10 +302,10 @@ def test_garbage_and_wild_messages(desk):
     "From the page itself, over the widget's channel: refused, counted, and the stream goes on."
     desk.show("live = LiveTranslator(negative, socket=False)")
     desk.started()
-    desk.run("""reasons, lost = [], live.worker.lost
-def note(ticket, why): reasons.append(live.worker.error); lost(ticket, why)
-live.worker.lost, before = note, live.refused""")
-    me = json.loads(desk.run("print(json.dumps([live.model_id, live.owner, live.run]))"))
+    desk.run("""reasons, dropped, before = [], live.worker.dropped, live.desk.refused
+def note(ticket, why): reasons.append(live.worker.error); dropped(ticket, why)
+live.worker.dropped = note""")
+    me = json.loads(desk.run("print(json.dumps([live.model_id, live.stage.owner, live.stage.run]))"))
     size = desk.page.evaluate("""async ([id, page, run]) => {
         const comm = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel._comms.get(id);
         window.say = (content, buffers) => comm.send({method: 'custom', content}, undefined, buffers);
@@ -325,7 +326,7 @@ live.worker.lost, before = note, live.refused""")
     desk.page.evaluate("""page => { const set = {kind: 'set', page, name: 'size'};
         const contents = [{kind: 'explode'}, {...set, value: 1e12}, set, 'words', null];
         for (const content of contents) window.say(content, []) }""", me[1])
-    wait_for(lambda: int(desk.run("print(live.refused - before)")) >= 3)
+    wait_for(lambda: int(desk.run("print(live.desk.refused - before)")) >= 3)
     desk.paints(5)
 
 
@@ -542,18 +543,20 @@ live = LiveTranslator(pipe, source=np.stack([first] * 2), adaptive=False)""")
 def test_nothing_older_than_a_change_is_painted(desk):
     "The prompt changes while an answer is on its way: that answer is not shown any more."
     desk.run("""received, answers, changes = [], [], []
-class Noting(LiveTranslator):
-    def _on_frame(self, page, data, run, id, t): received.append(id); super()._on_frame(page, data, run, id, t)
-    def _on_set(self, page, name, value):
-        changes.append((max(received), time.monotonic()))
-        super()._on_set(page, name, value)
-    def _answer(self, ticket, shown, jpeg):
+def watched(live):
+    handlers, result = live.desk.handlers, live.stage.post.result
+    frame, change = handlers["frame"], handlers["set"]
+    def on_frame(page, data, run, id, t): received.append(id); frame(page, data, run, id, t)
+    def on_set(page, name, value): changes.append((max(received), time.monotonic())); change(page, name, value)
+    def answer(ticket, shown, jpeg, *where):
         if jpeg: answers.append((shown.tag.id, time.monotonic()))
-        super()._answer(ticket, shown, jpeg)
+        result(ticket, shown, jpeg, *where)
+    handlers["frame"], handlers["set"], live.stage.post.result = on_frame, on_set, answer
+    return live
 quick = pipe.to_frames
 def slow(latents): time.sleep(0.3); return quick(latents)
 pipe.to_frames = slow""")
-    desk.show("live = Noting(pipe, adaptive=False)")
+    desk.show("live = watched(LiveTranslator(pipe, adaptive=False))")
     desk.started(3)
     desk.page.evaluate("""() => { const view = [...document.querySelectorAll('.l2d')].at(-1);
         const out = view.querySelectorAll('canvas.picture')[1];
@@ -581,14 +584,15 @@ def test_inside_the_engine(desk):
     desk.show("live = LiveTranslator(pipe, source='demo', adaptive=False)")
     desk.started(12)
     view = desk.page.locator(".l2d").last
-    assert desk.run("print(live.engine)") == "False\n"
+    assert desk.run("print(live.controls.view.open)") == "False\n"
     view.locator("summary").click()
-    wait_for(lambda: desk.run("print(live.engine)") == "True\n" and view.locator(".layer option").count() > 1, 60)
+    opened = lambda: desk.run("print(live.controls.view.open)") == "True\n"
+    wait_for(lambda: opened() and view.locator(".layer option").count() > 1, 60)
     drawn = desk.page.evaluate("""() => { const c = [...document.querySelectorAll('canvas.engine')].at(-1);
         return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter(x => x).length }""")
     assert drawn > 5000
     view.locator("summary").click()
-    wait_for(lambda: desk.run("print(live.engine)") == "False\n", 20)
+    wait_for(lambda: not opened(), 20)
     # a watched step may be under way
     watched = "print(any(layer._forward_pre_hooks for layer in pipe.unet.temporal_layers))"
     wait_for(lambda: desk.run(watched) == "False\n", 20)

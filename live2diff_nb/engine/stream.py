@@ -6,6 +6,7 @@
 __all__ = ['FrameNoise', 'InFlight', 'StreamCore', 'WarmupDenoiser', 'StreamDenoiser']
 
 # %% ../../nbs/engine/stream.ipynb #fece01e5
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -158,6 +159,18 @@ class StreamDenoiser(WarmupDenoiser):
         while any(self.flight):
             results.append(self._advance())
         return [x0 for x0 in results if x0 is not None]
+
+    @contextmanager
+    def run_by(
+        self,
+        runner,  # called in the UNet's place: the UNet itself, where a hook must see its layers
+    ):
+        "While it lasts, another runner makes the steps."
+        before, self.runner = self.runner, runner
+        try:
+            yield self
+        finally:
+            self.runner = before
 
     def _enter(self, latent: Tensor, depth: Tensor, noise: dict | None) -> InFlight:
         "Noise a frame to the level of row 0 and number it."

@@ -16,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from .browser import FLAGS, Lab, LiveDesk, answers, camera_film, find_chromium, find_playwright, free_port, wait_for
+from .browser import (FLAGS, Lab, NotebookPage, answers, camera_film, find_chromium, find_playwright,
+                                       free_port, wait_for)
 
 # %% ../../nbs/live/bench.ipynb #0b0f0016
-MODELS = {"trivial": "def model(frame): return 255 - frame", "slow": "def model(frame): time.sleep(0.2); return 255 - frame",
+MODELS = {"trivial": "def model(frame): return 255 - frame",
+          "slow": "def model(frame):\n    time.sleep(0.2)\n    return 255 - frame",
           "tiny": "from live2diff_nb import Live2Diff\nmodel = Live2Diff.from_pretrained('tiny')"}
 SAMPLES = """samples = []
 def sample():
@@ -29,7 +31,8 @@ def sample():
         time.sleep(5)
 threading.Thread(target=sample, daemon=True).start()"""
 LISTEN = """() => { window.complaints = [];
-    const say = (what, why) => window.complaints.push(what + ': ' + (why?.stack || (why?.message || JSON.stringify(why) || why) + ' ' + new Error().stack));
+    const words = why => why?.stack || (why?.message || JSON.stringify(why) || why) + ' ' + new Error().stack;
+    const say = (what, why) => window.complaints.push(what + ': ' + words(why));
     window.addEventListener('error', e => say('error', e.error || e.message), true);
     window.addEventListener('unhandledrejection', e => say('rejected', e.reason));
     console.error = (...words) => words.forEach(word => say('console', word)) }"""
@@ -43,9 +46,10 @@ def window(
 ):           # port to steer it by
     "A Chromium that can be steered, and left alone."
     port = free_port()
-    flags = [*FLAGS, f"--use-file-for-fake-video-capture={film}", "--use-fake-ui-for-media-stream", f"--remote-debugging-port={port}",
-             f"--user-data-dir={folder}", "--window-size=1300,1250", "about:blank"]
-    browser = subprocess.Popen([find_chromium(), "--headless=new", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    flags = [*FLAGS, f"--use-file-for-fake-video-capture={film}", "--use-fake-ui-for-media-stream",
+             f"--remote-debugging-port={port}", f"--user-data-dir={folder}", "--window-size=1300,1250", "about:blank"]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    browser = subprocess.Popen([find_chromium(), "--headless=new", *flags], **quiet)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/json/version"), 60, lambda: "the browser does not start")
         yield port
@@ -58,11 +62,11 @@ def visit(
     port: int,  # of a `window`
     work,       # called with its page
 ):              # what it gave
-    "Steer the window for a moment, in a thread of its own: Playwright does not run beside an event loop, as in a notebook."
+    "Steer the window for a moment, in a thread of its own: Playwright does not run beside a notebook's event loop."
     def steer():
         with find_playwright()() as playwright:
             pages = playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}").contexts[0].pages
-            return work(next((page for page in pages if "/lab" in page.url), pages[0]))           # the notebook's, in whatever order the tabs come
+            return work(next((page for page in pages if "/lab" in page.url), pages[0]))     # in any order
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(steer).result()
 
@@ -74,11 +78,12 @@ def measure(
     adaptive: bool = False, # let the quality follow the machine
 ) -> dict:                  # seconds, pictures, samples, status line, complaints of the page
     "One run of the live widget in a browser."
-    find_chromium(), find_playwright()                   # what is missing is said before anything is started
+    find_chromium()                                      # what is missing is said before anything is started
+    find_playwright()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, Lab(Path(home) / "lab") as lab, \
             window(camera_film(Path(home) / "clip.y4m"), Path(home) / "browser") as port:
         def begin(page):
-            desk = LiveDesk(page, lab, "bench").open()
+            desk = NotebookPage(page, lab, "bench").open()
             desk.run("import threading, time, json\nfrom live2diff_nb.live import LiveTranslator\n" + MODELS[model])
             desk.show(f"live = LiveTranslator(model, socket={not channel}, adaptive={adaptive})")
             desk.started(20)
@@ -86,13 +91,14 @@ def measure(
             page.evaluate(LISTEN)
             return page.evaluate(PAINTED)
         def end(page):
-            desk, ended = LiveDesk(page, lab, "bench"), page.evaluate(PAINTED)
+            desk, ended = NotebookPage(page, lab, "bench"), page.evaluate(PAINTED)
             status = desk.look()["status"]
             return ended, status, page.evaluate("window.complaints"), json.loads(desk.run("print(json.dumps(samples))"))
         began = visit(port, begin)
         time.sleep(seconds)
         ended, status, complaints, samples = visit(port, end)
-    return dict(seconds=(ended[0] - began[0]) / 1000, pictures=ended[1] - began[1], samples=samples[1:], status=status, complaints=complaints)
+    return dict(seconds=(ended[0] - began[0]) / 1000, pictures=ended[1] - began[1], samples=samples[1:], status=status,
+                complaints=complaints)
 
 # %% ../../nbs/live/bench.ipynb #0b0f001a
 def report(
@@ -105,10 +111,13 @@ def report(
         return f"{first:6.0f} then {last:6.0f}"
     lines = [("frames/s painted", f"{run['pictures'] / run['seconds']:6.1f} over {run['seconds']:.0f} s")]
     if samples:
-        dropped = {name: samples[-1]["counts"].get(name, 0) - samples[0]["counts"].get(name, 0) for name in ("replaced", "refused", "failed")}
-        lines += [(text, both(name)) for text, name in (("latency p50, ms", "p50"), ("latency p95, ms", "p95"), ("model, ms a frame", "work"), ("memory, MB", "memory"))]
+        first, last = samples[0]["counts"], samples[-1]["counts"]
+        dropped = {name: last.get(name, 0) - first.get(name, 0) for name in ("replaced", "refused", "failed")}
+        lines += [("latency p50, ms", both("p50")), ("latency p95, ms", both("p95"))]
+        lines += [("model, ms a frame", both("work")), ("memory, MB", both("memory"))]
         lines += [("frames lost", ", ".join(f"{name} {count}" for name, count in dropped.items()))]
-    lines += [("status line", run["status"].replace("\n", " ")), ("console errors", "; ".join(run["complaints"]) or "none")]
+    lines += [("status line", run["status"].replace("\n", " "))]
+    lines += [("console errors", "; ".join(run["complaints"]) or "none")]
     return "\n".join(f"{name:20s}{value}" for name, value in lines)
 
 # %% ../../nbs/live/bench.ipynb #0b0f001c
@@ -116,11 +125,15 @@ def main(
     argv: list[str] | None = None,  # words after `live2diff-nb bench live`
 ):
     "Measure the live widget and print the report."
-    parser = argparse.ArgumentParser(prog="live2diff-nb bench live", description="Frames/s and latency of the live widget in a real browser, whose camera is the bundled clip.")
-    parser.add_argument("model", nargs="?", choices=MODELS, default="tiny", help="trivial: a negative; tiny: the embedded model (default); slow: 200 ms a frame")
+    does = "Frames/s and latency of the live widget in a real browser, whose camera is the bundled clip."
+    parser = argparse.ArgumentParser(prog="live2diff-nb bench live", description=does)
+    parser.add_argument("model", nargs="?", choices=MODELS, default="tiny",
+                        help="trivial: a negative; tiny: the embedded model (default); slow: 200 ms a frame")
     parser.add_argument("--seconds", type=float, default=30, help="how long to measure (default: 30)")
-    parser.add_argument("--channel", action="store_true", help="the notebook's channel in place of the socket on this machine")
-    parser.add_argument("--adaptive", action="store_true", help="let the quality follow the machine (otherwise pinned)")
+    parser.add_argument("--channel", action="store_true",
+                        help="the notebook's channel in place of the socket on this machine")
+    parser.add_argument("--adaptive", action="store_true",
+                        help="let the quality follow the machine (otherwise pinned)")
     args = parser.parse_args(argv)
     if not 1 <= args.seconds <= 36_000: parser.error("--seconds must be from 1 to 36000")
     print(f"measuring the live widget with the {args.model} model for {args.seconds:.0f} s ...", file=sys.stderr)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'PAGE', 'KINDS', 'LIMIT_BYTES', 'LIMIT_SIDE', 'LOOPBACK', 'Mailbox', 'Refused', 'text', 'number', 'whole',
            'flag', 'check_message', 'decode_frame', 'encode_frame', 'pack', 'unpack', 'is_local', 'socket_handler',
-           'Listener', 'Loopback']
+           'Loopback']
 
 # %% ../../nbs/live/wire.ipynb #dc00a0df
 import hmac
@@ -16,7 +16,6 @@ import secrets
 import struct
 import threading
 from asyncio import new_event_loop
-from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import cv2
@@ -55,36 +54,48 @@ class Refused(ValueError):
     "A message that does not obey the rules, and why."
 
 
-def text(limit: int):
+def text(
+    limit: int,  # characters
+):               # the rule: called with a value, true or false
     "Rule: a text of at most `limit` characters."
     return lambda value: isinstance(value, str) and len(value) <= limit
 
 
-def number(low: float, high: float):
+def number(
+    low: float,   # the least
+    high: float,  # the most
+):                # the rule
     "Rule: a finite number from `low` to `high`."
-    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    real = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return lambda value: real(value) and low <= value <= high
 
 
-def whole(low: int, high: int):
+def whole(
+    low: int,   # the least
+    high: int,  # the most
+):              # the rule
     "Rule: a whole number from `low` to `high`."
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def flag(value) -> bool:
+def flag(
+    value,  # of a field
+) -> bool:
     "Rule: true or false."
     return isinstance(value, bool)
 
 # %% ../../nbs/live/wire.ipynb #b1e76787
 SETTINGS = {
-    "prompt": text(1000), "style": lambda value: value is None or text(100)(value), "strength": number(0, 1), "steps": whole(1, 50),
-    "seed": whole(0, 2**31 - 1), "size": whole(32, 2048), "adaptive": flag, "target": number(1, 120), "engine": flag,
-    "layer": whole(0, 10_000), "location": whole(0, 10_000_000)}
+    "prompt": text(1000), "style": lambda value: value is None or text(100)(value), "strength": number(0, 1),
+    "steps": whole(1, 50), "seed": whole(0, 2**31 - 1), "size": whole(32, 2048), "adaptive": flag,
+    "target": number(1, 120), "engine": flag, "layer": whole(0, 10_000), "location": whole(0, 10_000_000)}
 PAGE = {"page": text(40)}
 KINDS = {
     "hello": PAGE, "bye": PAGE, "stop": PAGE, "start": {**PAGE, "run": text(40)},
     "frame": {**PAGE, "run": text(40), "id": whole(0, 2**53), "t": number(0, 1e16)},
     "painted": {**PAGE, "id": whole(0, 2**53)},
-    "alive": {**PAGE, "fps": number(0, 1000), "p50": number(0, 1e9), "p95": number(0, 1e9), "painted": whole(0, 2**53), "hidden": flag},
+    "alive": {**PAGE, "fps": number(0, 1000), "p50": number(0, 1e9), "p95": number(0, 1e9), "painted": whole(0, 2**53),
+              "hidden": flag},
     "set": {**PAGE, "name": lambda value: isinstance(value, str) and value in SETTINGS, "value": lambda value: True},
     "record": {**PAGE, "on": flag}, "trouble": {**PAGE, "name": text(80), "text": text(500)}}
 
@@ -122,7 +133,8 @@ def decode_frame(
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             if max(image.size) > LIMIT_SIDE:
-                raise Refused(f"a frame of {image.width} x {image.height} pixels; at most {LIMIT_SIDE} a side are taken")
+                size = f"{image.width} x {image.height}"
+                raise Refused(f"a frame of {size} pixels; at most {LIMIT_SIDE} a side are taken")
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise Refused(f"bytes that are no JPEG picture ({type(error).__name__})") from None
@@ -133,7 +145,8 @@ def encode_frame(
     quality: int = 88,   # of the JPEG, 0..100
 ) -> bytes:
     "A frame as JPEG."
-    return cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 # %% ../../nbs/live/wire.ipynb #4128b755
 def pack(
@@ -174,7 +187,9 @@ def is_local(
         return False
 
 # %% ../../nbs/live/wire.ipynb #30eb6aaf
-def socket_handler(server: "Loopback"):
+def socket_handler(
+    server: "Loopback",  # whose connections it serves
+):                       # a subclass of WebSocketHandler
     "The tornado handler class of one server."
     from tornado.web import HTTPError
     from tornado.websocket import WebSocketHandler
@@ -190,13 +205,13 @@ def socket_handler(server: "Loopback"):
         def on_close(self): server.gone(self)
     return Handler
 
-# %% ../../nbs/live/wire.ipynb #ac9b80ca
-class Listener:
-    "A server on 127.0.0.1 in a thread of its own."
+# %% ../../nbs/live/wire.ipynb #4f03dff9
+class Loopback:
+    "A websocket server on 127.0.0.1 for one widget, in a thread of its own."
 
     def __init__(
         self,
-        receive,               # called as receive(line, data) in the server's thread; `line` is the connection
+        receive,                 # called as receive(line, data) in the server's thread; `line` is the connection
         gone=lambda line: None,  # called when a connection has ended
     ):
         self.receive, self.gone, self.key, self.port = receive, gone, secrets.token_urlsafe(24), 0
@@ -205,40 +220,19 @@ class Listener:
         self.thread.start()
         ready.wait(10)
 
-    def _serve(self, ready):
-        from asyncio import set_event_loop
-        from tornado.httpserver import HTTPServer
-        from tornado.netutil import bind_sockets
-        from tornado.web import Application
-        set_event_loop(self.loop)
-        app = Application([("/live", socket_handler(self))], websocket_max_message_size=LIMIT_BYTES + 10_000, log_function=lambda handler: None)
-        self.http, sockets = HTTPServer(app), bind_sockets(0, "127.0.0.1")
-        self.port = sockets[0].getsockname()[1]
-        self.http.add_sockets(sockets)
-        self.loop.call_soon(ready.set)
-        self.loop.run_forever()
-        self.loop.close()
-
-# %% ../../nbs/live/wire.ipynb #0c4f1113
-class Loopback(Listener):
-    "A websocket server for one widget: its address, what it sends, its end."
-
     @property
     def url(self) -> str:
         "What the page connects to."
         return f"ws://127.0.0.1:{self.port}/live?key={self.key}"
 
-    def send(self, line, data: bytes):
+    def send(
+        self,
+        line,          # the connection
+        data: bytes,   # of `pack`
+    ):
         "Send to one connection, from any thread; a connection that has ended is no error."
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._write, line, data)
-
-    def _write(self, line, data: bytes):
-        from tornado.websocket import WebSocketClosedError
-        try:
-            line.write_message(data, binary=True).add_done_callback(lambda done: done.exception())
-        except WebSocketClosedError:
-            self.gone(line)
 
     def close(self):
         "Stop listening, end every connection and the thread."
@@ -249,3 +243,25 @@ class Loopback(Listener):
             self.loop.call_soon_threadsafe(end)
             if threading.current_thread() is not self.thread:
                 self.thread.join(5)
+
+    def _serve(self, ready):
+        from asyncio import set_event_loop
+        from tornado.httpserver import HTTPServer
+        from tornado.netutil import bind_sockets
+        from tornado.web import Application
+        set_event_loop(self.loop)
+        limits = dict(websocket_max_message_size=LIMIT_BYTES + 10_000, log_function=lambda handler: None)
+        self.http = HTTPServer(Application([("/live", socket_handler(self))], **limits))
+        sockets = bind_sockets(0, "127.0.0.1")
+        self.port = sockets[0].getsockname()[1]
+        self.http.add_sockets(sockets)
+        self.loop.call_soon(ready.set)
+        self.loop.run_forever()
+        self.loop.close()
+
+    def _write(self, line, data: bytes):
+        from tornado.websocket import WebSocketClosedError
+        try:
+            line.write_message(data, binary=True).add_done_callback(lambda done: done.exception())
+        except WebSocketClosedError:
+            self.gone(line)
