@@ -77,7 +77,8 @@ readme: $(VENV)/.dev
 	$(BIN)/python nbs/_site.py readme
 
 docs: $(VENV)/.dev
-	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/python nbs/_site.py build; fi
+	$(BIN)/python nbs/_site.py api
+	@if command -v quarto >/dev/null; then PYTHONPATH=nbs $(BIN)/nbdev_docs; else $(BIN)/python nbs/_site.py build; fi
 	@echo "Open $(CURDIR)/_docs/index.html"
 
 bench: $(VENV)/.dev

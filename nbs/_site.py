@@ -1,32 +1,35 @@
-"""The site without Quarto: `python nbs/_site.py build` renders the notebooks into `_docs/`, with the navigation of `_quarto.yml`.
+"""The site without Quarto: `python nbs/_site.py build` renders the notebooks and the API pages into `_docs/`, with the
+navigation of `_quarto.yml` and a search over all pages.
 
-Formulas become MathML and all styles are inlined, so the pages need no network and no server. `python nbs/_site.py readme`
-writes README.md from index.ipynb.
+Formulas become MathML and nothing is fetched, so the pages need no network and no server. `python nbs/_site.py readme`
+brings the list of chapters in index.ipynb up to date and writes README.md from it; `python nbs/_site.py api` writes the
+API pages for Quarto.
 """
 import argparse
+import json
 import os
 import re
 import shutil
 import sys
-from html import escape
+from functools import lru_cache
+from html import escape, unescape
 from pathlib import Path
 
 import nbformat
-import yaml
-from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from nbconvert.exporters.templateexporter import TemplateExporter
+from nbconvert.filters import DataTypeFilter, Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbdev.processors import FilterDefaults
-from nbdev.process import NBProcessor
 from pygments.formatters import HtmlFormatter
 
-NBS = Path(__file__).resolve().parent
-ROOT = NBS.parent
-CONFIG = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf8"))
+import _reference
+from _api import CONFIG, NBS, ROOT, TOP, sidebar_pages
+from _book import Page, around, book, place_of, write_road
+
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".mp4"}
-NEEDS_KERNEL = '<p class="needs-kernel">Interactive: open this notebook in JupyterLab to use it.</p>'
-DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?[ \t]*(.*)\n?", re.MULTILINE)
+ASSETS = ["vendor/minisearch.min.js", "vendor/minisearch.LICENSE.txt", "_search.js"]
+TEXT_LINK = re.compile(r"\]\((?!\w+:|#|/)")
 
 # A code cell may be folded (`#| code-fold: true`) or left out (`#| echo: false`).
 CELLS = """{% extends 'basic/index.html.j2' %}
@@ -36,8 +39,14 @@ CELLS = """{% extends 'basic/index.html.j2' %}
 {% block codecell %}<div class="code{{ ' exported' if cell.metadata.exported }}">{{ super() }}</div>{% endblock %}"""
 
 
-class MathRenderer(IPythonRenderer):
-    "Markdown to HTML with every formula as MathML, which browsers draw themselves."
+class Renderer(IPythonRenderer):
+    "Markdown to HTML with every formula as MathML, which browsers draw themselves, and with pandoc's ids on headings."
+    def heading(self, text, level, **attributes):
+        given = re.search(r"\s*\{#([\w.-]+)\}$", text)
+        text, place = (text[:given.start()], given[1]) if given else (text, place_of(unescape(text)))
+        mark = f'<a class="anchor-link" aria-label="Link to this section" href="#{place}">#</a>'
+        return f'<h{level} id="{place}">{text}{mark}</h{level}>\n'
+
     def block_math(self, body): return f'<div class="formula">{convert(body.strip(), display="block")}</div>'
     def inline_math(self, body): return convert(body)
     def latex_environment(self, name, body): return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
@@ -45,94 +54,66 @@ class MathRenderer(IPythonRenderer):
 
 
 class Exporter(HTMLExporter):
-    "nbconvert's HTML, with formulas as MathML."
-    def markdown2html(self, source):
-        renderer = MathRenderer(escape=False, anchor_link_text="#", exclude_anchor_links=False)
-        return MarkdownWithMath(renderer=renderer).render(source)
+    "nbconvert's HTML without `HTMLExporter`'s second parsing: it is for other templates and takes a third of the time."
+    def markdown2html(self, source): return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+
+    def html(self, nb):
+        self.register_filter("highlight_code", Highlight2HTML(pygments_lexer="ipython3", parent=self))
+        self.register_filter("filter_data_type", DataTypeFilter())
+        self.register_filter("clean_html", lambda html: html)   # our own notebooks: nothing to sanitize
+        return TemplateExporter.from_notebook_node(self, nb, self._init_resources({}))[0]
 
 
-def navigation(): # -> [(section or "", "tutorials/live.ipynb"), ...] in reading order
-    "The notebooks of the sidebar in `_quarto.yml`."
-    pages = []
-    for entry in CONFIG["website"]["sidebar"]["contents"]:
-        if isinstance(entry, str): pages.append(("", entry))
-        else: pages += [(entry["section"], href) for href in entry["contents"]]
-    return [(section, href) for section, href in pages if (NBS / href).exists()]
-
-
-def read(href): # -> (title, description, notebook)
-    "A notebook after nbdev's processors, its directives turned into cell metadata."
-    nb = NBProcessor(NBS / href, procs=FilterDefaults().procs(), process=True).nb
-    cells = []
-    for cell in nb.cells:
-        if cell.cell_type == "raw" or not (cell.get("source") or "").strip(): continue
-        if cell.cell_type == "markdown":
-            if "AUTOGENERATED" not in cell.source: cells.append(nbformat.v4.new_markdown_cell(cell.source))
-            continue
-        options = {**(cell.directives_ or {}), **dict(DIRECTIVE.findall(cell.source))}
-        source = DIRECTIVE.sub("", cell.source).strip()
-        if not source or options.get("include") == "false": continue
-        outputs = [] if options.get("output") == "false" else [static(nbformat.from_dict(out)) for out in cell.outputs]
-        fold = options.get("code-fold") == "true" and options.get("code-summary", "Show the code").strip("\"'")
-        meta = {"fold": fold or "", "echo_off": options.get("echo") == "false", "exported": bool({"export", "exports", "exporti"} & set(options))}
-        if "fig-alt" in options: meta["alt"] = options["fig-alt"].strip("\"'")
-        cells.append(nbformat.v4.new_code_cell(source, outputs=outputs, metadata=meta))
-    front = getattr(nb, "frontmatter_", {})
-    return front.get("title", Path(href).stem), front.get("description", ""), nbformat.v4.new_notebook(cells=cells)
-
-
-def static(output):
-    "A widget says that it needs a kernel; every other output stays."
-    output = nbformat.from_dict({**output, "text": "".join(output["text"])}) if "text" in output else output
-    if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-        return nbformat.v4.new_output("display_data", {"text/html": output.data.get("text/html") or NEEDS_KERNEL})
-    if "data" in output: output["data"] = {kind: "".join(part) if isinstance(part, list) else part for kind, part in output.data.items()}
-    return output
-
-
-def sidebar(pages, titles, here):
-    "Links to every page, the open one marked."
-    html, last = [], ""
-    for section, href in pages:
-        if section != last: html.append(f"<h4>{escape(section)}</h4>")
-        mark = ' class="here" aria-current="page"' if href == here else ""
-        html.append(f'<a href="{relative(here, href)}"{mark}>{escape(titles[href])}</a>')
-        last = section
-    return "\n".join(html)
+@lru_cache
+def exporter() -> Exporter: return Exporter(raw_template=CELLS, exclude_input_prompt=True, exclude_output_prompt=True)
 
 
 def relative(here, href):
     "The link from one page to another."
-    return "../" * here.count("/") + href.replace(".ipynb", ".html")
+    return "../" * here.count("/") + re.sub(r"\.(ipynb|qmd)", ".html", href)
 
 
-def contents(soup):
+def sidebar(here):
+    "Links to every page, a fold for each part, the open page marked. On the start page all parts are open."
+    html, last = [], ""
+    titles = {href: page.title for href, page in book().items()}
+    titles |= {f"api/{part}.qmd": _reference.title(part) for part in _reference.parts()}
+    for section, href in sidebar_pages():
+        if href not in titles: continue
+        if section != last:
+            opened = " open" if here == "index.ipynb" or (section, here) in sidebar_pages() else ""
+            html.append(("</details>" if last else "") + f"<details{opened}><summary>{escape(section)}</summary>")
+        mark = ' class="here" aria-current="page"' if href == here else ""
+        html.append(f'<a href="{relative(here, href)}"{mark}>{escape(titles[href])}</a>')
+        last = section
+    return "\n".join(html) + "</details>"
+
+
+def contents(body):
     "Links to the headings of a page."
-    heads = [(head.name, head.get("id"), head.get_text().rstrip("#").strip()) for head in soup.find_all(["h2", "h3"]) if head.get("id")]
-    return "\n".join(f'<a class="{name}" href="#{escape(ident)}">{escape(text)}</a>' for name, ident, text in heads)
+    heads = re.findall(r'<h([23]) id="([^"]+)">(.*?)<a class="anchor-link"', body)
+    return "\n".join(f'<a class="h{level}" href="#{place}">{re.sub("<[^>]+>", "", text)}</a>'
+                     for level, place, text in heads)
 
 
-def render(nb):
-    "The body of a page; links to notebooks become links to pages."
-    exporter = Exporter(raw_template=CELLS, exclude_input_prompt=True, exclude_output_prompt=True)
-    exporter.register_filter("clean_html", lambda html: html) # our own notebooks: nothing to sanitize, and it takes half the time
-    soup = BeautifulSoup(exporter.from_notebook_node(nb)[0], "html.parser")
-    for link in soup.find_all("a", href=re.compile(r"^(?!\w+:).*\.ipynb")): link["href"] = link["href"].replace(".ipynb", ".html")
-    for link in soup.select("a.anchor-link"): link["aria-label"] = "Link to this section"
-    return soup
+def html_page(href, title, description, nb, previous=None, following=None):
+    "One whole HTML page; links to notebooks become links to pages."
+    body = re.sub(r'(<a [^>]*href="(?!\w+:)[^"#]*)\.(?:ipynb|qmd)', r"\1.html", exporter().html(nb))
+    def step(page, name, text):
+        if not page: return "<span></span>"
+        return f'<a class="{name}" href="{relative(href, page.href)}">{text.format(escape(page.title))}</a>'
 
-
-def page(href, pages, titles, description, nb):
-    "One whole HTML page."
-    soup, order = render(nb), [page for _, page in pages]
-    place, title = order.index(href), titles[href]
-    step = lambda i, name, arrow: (f'<a class="{name}" href="{relative(href, order[i])}">{arrow.format(escape(titles[order[i]]))}</a>'
-                                   if 0 <= i < len(order) else "<span></span>")
     site = CONFIG["website"]
     return (NBS / "_page.html").read_text(encoding="utf8").format_map(dict(
         title=escape(title), site=escape(site["title"]), description=escape(description), repo=site["repo-url"],
-        source=f'{site["repo-url"]}/blob/main/nbs/{href}', home=relative(href, "index.ipynb"), style=style(), sidebar=sidebar(pages, titles, href),
-        toc=contents(soup), body=soup, previous=step(place - 1, "previous", "&larr; {}"), next=step(place + 1, "next", "{} &rarr;")))
+        source=source_of(href), root="../" * href.count("/"), sidebar=sidebar(href), toc=contents(body), body=body,
+        previous=step(previous, "previous", "&larr; {}"), next=step(following, "next", "{} &rarr;")))
+
+
+def source_of(href):
+    "Where a page's source can be read: its notebook, or the modules of an API page."
+    place = f"nbs/{href}" if href.endswith(".ipynb") else f"live2diff_nb/{Path(href).stem}".removesuffix(TOP)
+    return f'{CONFIG["website"]["repo-url"]}/blob/main/{place}'
 
 
 def style():
@@ -142,16 +123,41 @@ def style():
     return "\n".join([light, dark, (NBS / "_page.css").read_text(encoding="utf8")])
 
 
+# ---- search ----------------------------------------------------------------------------------------------------------
+def plain(markdown):
+    "Markdown without its marks: links and tables as their text."
+    markdown = re.sub(r"</?\w[^>]*>|<!--.*?-->|^```\w*$", " ", markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
+    return " ".join(unescape(re.sub(r"[`*|]+|^#+\s|^>|-{3,}|\{#.*?\}", " ", markdown, flags=re.MULTILINE)).split())
+
+
+def sections(href, title, description, nb): # -> [[address, title of the page, heading, text], ...]
+    "What the search finds on a page: its text and code by heading."
+    found = [[relative("", href), title, "", description]]
+    for cell in nb.cells:
+        text = cell.cell_type == "markdown"
+        parts = re.split(r"^#{2,4} (.+)$", cell.source, flags=re.MULTILINE) if text else [cell.source]
+        found[-1][3] += " " + plain(parts[0])
+        for head, text in zip(parts[1::2], parts[2::2]):
+            given = re.search(r"\{#([\w.-]+)\}$", head)
+            place = given[1] if given else place_of(head)
+            found.append([f"{relative('', href)}#{place}", title, plain(head), plain(text)])
+    return found
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
 def build(out):
     "Render every page into the folder `out`."
-    pages = navigation()
-    read_pages = {href: read(href) for _, href in pages}
-    titles = {href: title for href, (title, _, _) in read_pages.items()}
     shutil.rmtree(out, ignore_errors=True)
-    for href, (_, description, nb) in read_pages.items():
-        path = out / href.replace(".ipynb", ".html")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(href, pages, titles, description, nb), encoding="utf8")
+    pages = {href: (page.title, page.description, page.nb, *around(page)) for href, page in book().items()}
+    for part in _reference.parts():
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(_reference.page(part))])
+        pages[f"api/{part}.qmd"] = _reference.title(part), _reference.DESCRIPTION, nb
+    for href, page in pages.items(): write(out / relative("", href), html_page(href, *page))
+    index = [section for href, page in pages.items() for section in sections(href, *page[:3])]
+    write(out / "assets/index.js", f"window.searchIndex = {json.dumps(index, ensure_ascii=False)};\n")
+    write(out / "assets/page.css", style())
+    for name in ASSETS: write(out / "assets" / Path(name).name, (NBS / name).read_text(encoding="utf8"))
     for picture in NBS.rglob("*"):
         if picture.suffix in PICTURES and ".ipynb_checkpoints" not in picture.parts:
             (out / picture.relative_to(NBS)).parent.mkdir(parents=True, exist_ok=True)
@@ -159,12 +165,17 @@ def build(out):
     print(f"{len(pages)} pages in {out}")
 
 
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf8")
+
+
 def readme():
     "index.ipynb as Markdown for README.md: text, code and printed results."
-    title, description, nb = read("index.ipynb")
-    parts = [f"# {title}", f"> {description}"]
-    for cell in nb.cells:
-        if cell.cell_type == "markdown": parts.append(re.sub(r"\]\((?!\w+:|#|/)", "](nbs/", cell.source))
+    index = Page("index.ipynb", linked=False)
+    parts = [f"# {index.title}", f"> {index.description}"]
+    for cell in index.nb.cells:
+        if cell.cell_type == "markdown": parts.append(TEXT_LINK.sub("](nbs/", cell.source))
         else:
             if not cell.metadata.echo_off: parts.append(f"```python\n{cell.source}\n```")
             parts += [readme_output(out) for out in cell.outputs]
@@ -175,19 +186,24 @@ def readme_output(output):
     "A printed or Markdown result; pictures belong into nbs/images."
     if "text" in output: return "".join(f"    {line}\n" for line in output.text.splitlines())
     if "text/markdown" in output.get("data", {}): return output.data["text/markdown"]
-    raise ValueError(f"index.ipynb may print text or Markdown only, not {list(output.get('data', {}))}: put pictures into nbs/images")
+    kinds = list(output.get("data", {}))
+    raise ValueError(f"index.ipynb may print text or Markdown only, not {kinds}: put pictures into nbs/images")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["build", "readme", "check-readme"])
+    parser.add_argument("what", choices=["build", "readme", "check-readme", "api"])
     parser.add_argument("--out", type=Path, default=ROOT / "_docs", help="folder for the site")
     args = parser.parse_args()
     args.out = args.out.resolve()
     os.chdir(ROOT) # nbdev looks for settings.ini from here
     if args.what == "build": build(args.out)
-    elif args.what == "readme": (ROOT / "README.md").write_text(readme(), encoding="utf8")
-    elif (ROOT / "README.md").read_text(encoding="utf8") != readme(): sys.exit("README.md differs from nbs/index.ipynb: run `make readme`")
+    elif args.what == "api": _reference.write(NBS / "api")
+    elif args.what == "readme":
+        write_road()
+        write(ROOT / "README.md", readme())
+    elif (ROOT / "README.md").read_text(encoding="utf8") != readme():
+        sys.exit("README.md differs from nbs/index.ipynb: run `make readme`")
 
 
 if __name__ == "__main__":
