@@ -77,8 +77,9 @@ readme: $(VENV)/.dev
 	$(BIN)/python nbs/_site.py readme
 
 docs: $(VENV)/.dev
-	$(BIN)/python nbs/_site.py api
-	@if command -v quarto >/dev/null; then PYTHONPATH=nbs $(BIN)/nbdev_docs; else $(BIN)/python nbs/_site.py build; fi
+	@if command -v quarto >/dev/null; \
+	then $(BIN)/python nbs/_site.py api && PYTHONPATH=nbs $(BIN)/nbdev_docs; \
+	else $(BIN)/python nbs/_site.py build; fi
 	@echo "Open $(CURDIR)/_docs/index.html"
 
 bench: $(VENV)/.dev
@@ -88,4 +89,4 @@ weights: $(VENV)/.dev
 	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:
-	rm -rf _docs _proc build dist out *.egg-info .pytest_cache
+	rm -rf _docs _proc nbs/api build dist out *.egg-info .pytest_cache

@@ -15,7 +15,6 @@ from functools import lru_cache
 from html import escape, unescape
 from pathlib import Path
 
-import nbformat
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.exporters.templateexporter import TemplateExporter
@@ -25,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 
 import _reference
 from _api import CONFIG, NBS, ROOT, TOP, sidebar_pages
-from _book import Page, around, book, place_of, write_road
+from _book import Page, around, book, cell_of, notebook, place_of, write_road
 
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".mp4"}
 ASSETS = ["vendor/minisearch.min.js", "vendor/minisearch.LICENSE.txt", "_search.js"]
@@ -99,6 +98,7 @@ def contents(body):
 def html_page(href, title, description, nb, previous=None, following=None):
     "One whole HTML page; links to notebooks become links to pages."
     body = re.sub(r'(<a [^>]*href="(?!\w+:)[^"#]*)\.(?:ipynb|qmd)', r"\1.html", exporter().html(nb))
+    body = re.sub(r"<img (?![^>]*\balt=)", '<img alt="What the code above draws" ', body)
     def step(page, name, text):
         if not page: return "<span></span>"
         return f'<a class="{name}" href="{relative(href, page.href)}">{text.format(escape(page.title))}</a>'
@@ -124,11 +124,11 @@ def style():
 
 
 # ---- search ----------------------------------------------------------------------------------------------------------
-def plain(markdown):
+def plain(text):
     "Markdown without its marks: links and tables as their text."
-    markdown = re.sub(r"</?\w[^>]*>|<!--.*?-->|^```\w*$", " ", markdown, flags=re.MULTILINE)
-    markdown = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
-    return " ".join(unescape(re.sub(r"[`*|]+|^#+\s|^>|-{3,}|\{#.*?\}", " ", markdown, flags=re.MULTILINE)).split())
+    text = re.sub(r"</?\w[^>]*>|<!--.*?-->|^```\w*$", " ", text, flags=re.MULTILINE)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return " ".join(unescape(re.sub(r"[`*|]+|^#+\s|^>|-{3,}|\{#.*?\}", " ", text, flags=re.MULTILINE)).split())
 
 
 def sections(href, title, description, nb): # -> [[address, title of the page, heading, text], ...]
@@ -151,7 +151,7 @@ def build(out):
     shutil.rmtree(out, ignore_errors=True)
     pages = {href: (page.title, page.description, page.nb, *around(page)) for href, page in book().items()}
     for part in _reference.parts():
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(_reference.page(part))])
+        nb = notebook(cell_of("markdown", _reference.page(part)))
         pages[f"api/{part}.qmd"] = _reference.title(part), _reference.DESCRIPTION, nb
     for href, page in pages.items(): write(out / relative("", href), html_page(href, *page))
     index = [section for href, page in pages.items() for section in sections(href, *page[:3])]
