@@ -63,6 +63,17 @@ def lab(tmp_path_factory):
     with Lab(folder) as lab: yield lab
 
 
+EXECUTE = """async ([code, limit]) => { let said = '', error = '';
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    const future = kernel.requestExecute({code, store_history: false});
+    future.onIOPub = message => {
+        if (message.header.msg_type === 'stream') said += message.content.text;
+        if (message.header.msg_type === 'error') error = message.content.evalue };
+    const late = new Promise((_, no) => setTimeout(() => no(new Error('no answer from the kernel')), limit));
+    await Promise.race([future.done, late]);
+    return [said, error] }"""
+
+
 class Page(NotebookPage):
     "A new page with a notebook, whose complaints and cameras are noted."
 
@@ -74,6 +85,17 @@ class Page(NotebookPage):
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.add_init_script(f"({CAMERAS})()")
         self.open()
+
+    def run(self, code, seconds=120):
+        "Run code in the kernel, without a cell: a page of hundreds of cells is slow. What it printed."
+        said, error = self.page.evaluate(EXECUTE, [code, 1000 * seconds])
+        if error: raise RuntimeError(error)
+        return said
+
+    def show(self, code):
+        "Run a cell that makes `live`, and show it."
+        super().run(code + "\nlive")
+        wait_for(self.look, 60)
 
     def cameras(self): return self.page.evaluate("window.tracks.map(t => t.readyState)")
     def view(self, name="", n=-1):
@@ -206,7 +228,9 @@ SOURCES = {"film": "VideoStream.from_file('film.mp4')", "own camera": "CameraStr
 def test_sources_of_the_page(desk, name):
     shutil.copy(demo_clip(), desk.folder / "film.mp4")
     desk.run(STILL)
-    if name == "widget": desk.run("display(still)")
+    if name == "widget":
+        number = desk.begin("display(still)")
+        wait_for(lambda: desk.page.evaluate("n => window.jobs[n] !== null", number))
     desk.show(f"live = LiveTranslator(negative, {SOURCES[name]})")
     assert desk.view(".mirror").get_attribute("aria-pressed") == str(name == "own camera").lower()
     seen = [desk.started(12)] + [desk.paints(2) for _ in range(3)]
