@@ -64,7 +64,7 @@ check-notebooks: $(VENV)/.dev
 
 check-pytest: $(VENV)/.dev
 	@echo "== pytest"
-	$(BIN)/python -m pytest tests -rs --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -rs --durations=15 -n 3 --dist loadfile --no-loadscope-reorder
 
 # ---- for developers -----------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev

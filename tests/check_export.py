@@ -1,4 +1,4 @@
-"""Are the modules, the clean notebooks, the packaged live notebook and README.md what the notebooks say? Works on a copy."""
+"""Are the modules, the clean notebooks, the packaged live notebook and README.md what the notebooks say? On a copy."""
 import filecmp
 import shutil
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = Path(sys.executable).parent
+MADE = ("live2diff_nb/**/*.py", "nbs/**/*.ipynb", "README.md", "nbs/nbdev.yml")
 
 
 def copied(folder):
@@ -20,7 +21,8 @@ def copied(folder):
 
 def changed(folder, pattern):
     "Files that differ from the copy, or are in one place only."
-    names = {path.relative_to(base) for base in (ROOT, folder) for path in base.glob(pattern) if ".ipynb_checkpoints" not in path.parts}
+    names = {path.relative_to(base) for base in (ROOT, folder) for path in base.glob(pattern)
+             if ".ipynb_checkpoints" not in path.parts}
     return sorted(str(name) for name in names if not ((ROOT / name).exists() and (folder / name).exists()
                                                        and filecmp.cmp(ROOT / name, folder / name, shallow=False)))
 
@@ -32,7 +34,7 @@ def main():
             if path.name != "__init__.py": path.unlink() # a module without a notebook would stay away
         for tool in ("nbdev_export", "nbdev_clean"): subprocess.run([TOOLS / tool], cwd=folder, check=True)
         subprocess.run([sys.executable, folder / "nbs/_site.py", "readme"], cwd=folder, check=True)
-        wrong = [name for pattern in ("live2diff_nb/**/*.py", "nbs/**/*.ipynb", "README.md", "nbs/nbdev.yml") for name in changed(folder, pattern)]
+        wrong = [name for pattern in MADE for name in changed(folder, pattern)]
     if (ROOT / "nbs/tutorials/live.ipynb").read_bytes() != (ROOT / "live2diff_nb/assets/live.ipynb").read_bytes():
         wrong.append("live2diff_nb/assets/live.ipynb")
     if wrong: sys.exit("Not what the notebooks say: " + ", ".join(wrong) + ". Run `make prepare`.")

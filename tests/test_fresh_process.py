@@ -1,4 +1,4 @@
-"""Every export works in a process that has seen no notebook."""
+"""Every export works in a process that has seen no notebook and no other module of ours."""
 import json
 import os
 import subprocess
@@ -10,32 +10,47 @@ import pytest
 import live2diff_nb
 
 PACKAGE = Path(live2diff_nb.__file__).parent
-MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".") for path in PACKAGE.rglob("*.py") if path.stem[0] != "_")
+MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".")
+                 for path in PACKAGE.rglob("*.py") if path.stem[0] != "_")
 
+# The libraries that take seconds are imported once; then every module gets a copy of that process, a fork, which has
+# not seen the package. What the package imports for itself is imported in the fork.
 CODE = """
-import importlib, json, sys
-module = importlib.import_module("live2diff_nb." + sys.argv[1])
-values = {name: getattr(module, name) for name in module.__all__}
-constant = (str, int, float, bool, tuple, list, dict, set, frozenset, type(None))
-print(json.dumps({
-    "names": sorted(values),
-    "odd": [name for name, value in values.items() if not callable(value) and not isinstance(value, constant) and name.upper() != name],
-    "tools": sorted({name.split(".")[0] for name in sys.modules} & {"nbdev", "fastcore", "execnb"})}))
+import importlib, json, os, sys, traceback
+import torch, torchvision
+import diffusers.models.resnet, diffusers.models.transformers.transformer_2d, diffusers.schedulers.scheduling_lcm
+
+def report(name):
+    module = importlib.import_module("live2diff_nb." + name)
+    values = {name: getattr(module, name) for name in module.__all__}
+    constant = (str, int, float, bool, tuple, list, dict, set, frozenset, type(None))
+    return {
+        "names": sorted(values),
+        "odd": [name for name, value in values.items()
+                if not callable(value) and not isinstance(value, constant) and name.upper() != name],
+        "tools": sorted({name.split(".")[0] for name in sys.modules} & {"nbdev", "fastcore", "execnb"})}
+
+for name in sys.argv[1:]:
+    assert not [seen for seen in sys.modules if seen.startswith("live2diff_nb")]
+    if (child := os.fork()) == 0:
+        try: said = report(name)
+        except BaseException: said = traceback.format_exc()
+        print(json.dumps([name, said]), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    "What each module said in a process of its own, two at a time."
-    clean = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY", "IN_TEST", "MPLBACKEND", "PYTHONPATH")}
-    start = lambda name: subprocess.Popen([sys.executable, "-c", CODE, name], env=clean, cwd=tmp_path_factory.mktemp(name),
-                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = {}
-    for pair in zip(MODULES[::2], MODULES[1::2] + [None] * (len(MODULES) % 2)):
-        for name, process in [(name, start(name)) for name in pair if name]:
-            out, error = process.communicate(timeout=120)
-            said[name] = json.loads(out.splitlines()[-1]) if process.returncode == 0 else error
-    return said
+    "What each module said in a process of its own."
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "IN_TEST", "MPLBACKEND", "PYTHONPATH")
+    clean = {key: value for key, value in os.environ.items() if key not in hidden} | {"OMP_NUM_THREADS": "1"}
+    folder = tmp_path_factory.mktemp("elsewhere")
+    done = subprocess.run([sys.executable, "-c", CODE, *MODULES], env=clean, cwd=folder, capture_output=True, text=True,
+                          timeout=600)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
 
 
 @pytest.mark.parametrize("name", MODULES)

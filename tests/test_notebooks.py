@@ -1,14 +1,11 @@
 """The notebooks as files: small, executed, without errors, and all of them on the site."""
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-NBS = ROOT / "nbs"
-PATHS = sorted(path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+from pages import NBS, PATHS, ROOT, notebook, sidebar
+
 HOME = re.compile(r"(?<![\w.])/(?:root|work|tmp|opt|(?:home|Users)/(?!me\b))/?[\w.-]+|[A-Z]:\\\\Users")
 
 
@@ -17,51 +14,50 @@ def path(request): return request.param
 
 
 @pytest.fixture
-def notebook(path): return nbformat.read(path, as_version=4)
+def page(path): return notebook(path)
 
 
-def outputs(notebook): return [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
+def outputs(page): return [out for cell in page.cells if cell.cell_type == "code" for out in cell.outputs]
 
 
-def text_of(output): return "".join(str(output.get(key, "")) for key in ("text", "traceback")) + str(output.get("data", {}).get("text/plain", ""))
+def text_of(output):
+    said = "".join(str(output.get(key, "")) for key in ("text", "traceback"))
+    return said + str(output.get("data", {}).get("text/plain", ""))
 
 
-def test_valid_and_small(path, notebook):
-    nbformat.validate(notebook)
+def test_valid_and_small(path, page):
+    nbformat.validate(page)
     assert path.stat().st_size < 1_500_000
 
 
-def test_starts_with_title_and_description(notebook):
-    assert re.match(r"# .+\n+> .+", notebook.cells[0].source)
+def test_starts_with_title_and_description(page):
+    assert re.match(r"# .+\n+> .+", page.cells[0].source)
 
 
-def test_has_kernel(notebook): assert notebook.metadata.kernelspec.name == "python3"
+def test_has_kernel(page): assert page.metadata.kernelspec.name == "python3"
 
 
-def test_was_run(path, notebook):
-    runs = [cell for cell in notebook.cells if cell.cell_type == "code" and "eval: false" not in cell.source]
-    if runs: assert outputs(notebook), "no saved output: run the notebook"
+def test_was_run(page):
+    runs = [cell for cell in page.cells if cell.cell_type == "code" and "eval: false" not in cell.source]
+    if runs: assert outputs(page), "no saved output: run the notebook"
 
 
-def test_no_errors(notebook): assert not [out for out in outputs(notebook) if out.output_type == "error"]
+def test_no_errors(page): assert not [out for out in outputs(page) if out.output_type == "error"]
 
 
-def test_no_paths_of_one_machine(notebook):
-    for cell in notebook.cells: assert not HOME.search(cell.source), cell.source
-    for output in outputs(notebook): assert not HOME.search(text_of(output)), text_of(output)
+def test_no_paths_of_one_machine(page):
+    for cell in page.cells: assert not HOME.search(cell.source), cell.source
+    for output in outputs(page): assert not HOME.search(text_of(output)), text_of(output)
+
+
+def test_links_between_notebooks_lead_somewhere(path, page):
+    for cell in page.cells:
+        if cell.cell_type != "markdown": continue
+        for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", cell.source): assert (path.parent / link).exists(), link
 
 
 def test_site_lists_every_notebook_once():
-    entries = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]
-    listed = [href for entry in entries for href in ([entry] if isinstance(entry, str) else entry["contents"])]
-    listed = [href for href in listed if not href.startswith("api/")]       # made by nbs/_reference.py; tests/test_site.py
-    assert sorted(listed) == [str(path.relative_to(NBS)) for path in PATHS]
-
-
-def test_links_between_notebooks_lead_somewhere(path, notebook):
-    for cell in notebook.cells:
-        if cell.cell_type != "markdown": continue
-        for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", cell.source): assert (path.parent / link).exists(), link
+    assert sorted(sidebar()) == [str(path.relative_to(NBS)) for path in PATHS]
 
 
 def test_quarto_reads_the_same_configuration():
@@ -70,8 +66,3 @@ def test_quarto_reads_the_same_configuration():
 
 def test_packaged_live_notebook_is_the_tutorial():
     assert (ROOT / "live2diff_nb/assets/live.ipynb").read_bytes() == (NBS / "tutorials/live.ipynb").read_bytes()
-
-
-def test_site_has_a_page_for_every_notebook(site):
-    pages = {page.relative_to(site).with_suffix(".ipynb") for page in site.rglob("*.html") if page.parent.name != "api"}
-    assert pages == {path.relative_to(NBS) for path in PATHS}

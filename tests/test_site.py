@@ -1,4 +1,4 @@
-"""The site as a book: one road, a search without a network, lines that fit, an API that the prose links to."""
+"""The site as a book: one road, a search without a network, an API that the prose links to."""
 import json
 import re
 import sys
@@ -12,25 +12,6 @@ sys.path.insert(0, str(ROOT / "nbs"))
 import _api  # noqa: E402
 import _book  # noqa: E402
 import _reference  # noqa: E402
-
-# How far the page scrolls sideways, what sticks out of the text's column without a box of its own that cuts or scrolls
-# it, and the longest line of each piece of code that has to be scrolled.
-OUTSIDE = """() => {
-  const width = document.documentElement.clientWidth, main = document.querySelector("main");
-  const edge = main.getBoundingClientRect().right + 1;
-  const boxed = element => {
-    for (let above = element.parentElement; above !== main; above = above.parentElement)
-      if (getComputedStyle(above).overflowX !== "visible") return above.getBoundingClientRect().right <= edge;
-    return false;
-  };
-  const outside = [...main.querySelectorAll("*")]
-    .filter(one => one.getBoundingClientRect().right > edge && !boxed(one));
-  const lines = [...main.querySelectorAll(".input pre, .rendered_html pre")]
-    .filter(box => box.scrollWidth > box.clientWidth + 1)
-    .map(box => box.textContent.split("\\n").sort((a, b) => b.length - a.length)[0]);
-  return [document.documentElement.scrollWidth - width, outside.map(one => one.outerHTML.slice(0, 90)), lines];
-}"""
-
 
 @pytest.fixture(scope="module")
 def page(browser):  # noqa: F811
@@ -73,18 +54,6 @@ def test_a_side_room_leads_back_to_its_chapter_and_on_to_the_next_room():
         back, following = _book.around(page)
         assert back.number or not any(chapter.section == page.section for chapter in _book.road()), page.href
         assert following is None or following in rooms and following.section == page.section
-
-
-# ---- fitting -------------------------------------------------------------------------------------------------------
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [1400, 420])
-def test_nothing_sticks_out(page, site, width):
-    page.set_viewport_size({"width": width, "height": 1000})
-    for path in sorted(site.rglob("*.html")):
-        page.goto(path.as_uri(), wait_until="domcontentloaded")
-        sideways, outside, lines = page.evaluate(OUTSIDE)
-        assert sideways <= 0 and not outside, f"{path.relative_to(site)} at {width} pixels: {outside[:3]}"
-        assert width < 1400 or all(len(line) > 120 for line in lines), f"{path.relative_to(site)}: {lines[0]}"
 
 
 # ---- search --------------------------------------------------------------------------------------------------------
