@@ -53,7 +53,10 @@ class Entry:
     def part(self) -> str: return self.module.split(".")[0] if "." in self.module else TOP
 
     @property
-    def address(self) -> str: return f"api/{self.part}.qmd#{self.module}.{self.name}"
+    def place(self) -> str: return f"{self.module}.{self.name}".replace("__", "")      # `__` is bold in Markdown
+
+    @property
+    def address(self) -> str: return f"api/{self.part}.qmd#{self.place}"
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ ROAD = re.compile(r"(<!-- road:begin -->\n).*(\n<!-- road:end -->)", re.DOTALL)
 
 def place_of(heading: str) -> str:
     "The id of a heading, the one that pandoc (Quarto) makes: so the static site and Quarto's have the same addresses."
-    plain = re.sub(r"[^\w\s.-]", "", re.sub(r"<[^>]+>|&\w+;", "", heading))
+    plain = re.sub(r"[^\w\s.-]", "", re.sub(r"<[^>]+>|&\w+;|\]\([^)]*\)", "", heading))
     return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", plain.strip()).lower()) or "section"
 
 

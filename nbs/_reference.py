@@ -34,7 +34,7 @@ def headings() -> dict: # {(module, id of a cell): "[title: heading](../engine/k
 def text_of(entry: Entry) -> str:
     "One entry: heading, signature, what it does, parameters, and the way to the page that explains it."
     level, why = ("####", "") if "." in entry.name else ("###", headings().get((entry.module, entry.cell)))
-    head = f"{level} {entry.name} {{#{entry.module}.{entry.name}}}"
+    head = f"{level} {entry.name.replace('__', '&#95;&#95;')} {{#{entry.place}}}"
     code = f"```python\n{'class ' if entry.kind == 'class' else ''}{entry.signature}\n```"
     extends = f"\n\nAlso has what `{entry.extends}` has." if entry.extends else ""
     doc = linked(entry.doc + extends, f"api/{entry.part}.qmd", entry.module)
