@@ -60,6 +60,7 @@ class Exporter(HTMLExporter):
         self.register_filter("highlight_code", Highlight2HTML(pygments_lexer="ipython3", parent=self))
         self.register_filter("filter_data_type", DataTypeFilter())
         self.register_filter("clean_html", lambda html: html)   # our own notebooks: nothing to sanitize
+        self.register_filter("strip_files_prefix", lambda text: text)   # `files` is a folder of ours
         return TemplateExporter.from_notebook_node(self, nb, self._init_resources({}))[0]
 
 
