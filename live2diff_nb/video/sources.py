@@ -231,6 +231,7 @@ SOURCES = [ # (is it yours?, open it): the first that says yes opens it. A new k
     (lambda spec: True, open_frames),
 ]
 
+# %% ../../nbs/video/sources.ipynb #c04917fa
 def open_source(
     spec, # file or folder, `"demo"`, `"synthetic"`, camera number, array (n, H, W, 3), or any iterable of frames
     start=0, # frames to skip first
