@@ -30,6 +30,7 @@ def peak_memory() -> int: # bytes
         import psutil
         return psutil.Process().memory_info().peak_wset
 
+# %% ../nbs/measured.ipynb #8f5fd396
 def memory_text(
     device="cpu", # device the model runs on
 ) -> str:

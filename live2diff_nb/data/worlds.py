@@ -141,6 +141,7 @@ class Motion(NamedTuple):
     back: np.ndarray # (h, w, 2) flow from the next frame to this one, pixels
     seen: np.ndarray # (h, w) bool, pixels of the next frame that this one shows too
 
+# %% ../../nbs/data/worlds.ipynb #fc0b2a98
 def exact_motion(
     clip: dict, # of `RenderedClips`
 ) -> list[Motion]: # as `metrics.motion`, without an estimate

@@ -41,6 +41,7 @@ def test_clips() -> dict: # name -> path
     folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
     return {Path(name).stem: folder / name for name in TEST_CLIPS}
 
+# %% ../../nbs/judge/cases.ipynb #fdd674a6
 def load_frames(
     path, # a video, or what `open_source` takes
     frames: int = 60, # at most

@@ -72,6 +72,7 @@ def forth_and_back(
     loop = part + part[-2:0:-1]
     return [loop[i % len(loop)] for i in range(count)]
 
+# %% ../../nbs/judge/evaluate.ipynb #1509084a
 def drift(
     pipe: Live2Diff, # the weights
     case: Case, # the clip
@@ -124,6 +125,7 @@ def table2(
     said = f"From worst to best: by depth {depth}, by warp error {warp}; in the paper B A C D and B A C D."
     return "\n".join([*lines, "", said])
 
+# %% ../../nbs/judge/evaluate.ipynb #f2c3c88c
 def cache_line(
     cost: dict, # from `variants.without_cache`
 ) -> str:
@@ -165,6 +167,7 @@ def summary(
         if any(found.values()): means[figure] = {s: mean(values) for s, values in found.items() if values}
     return means
 
+# %% ../../nbs/judge/evaluate.ipynb #043f881c
 def table(
     told: dict, # from `evaluate`
 ) -> str: # Markdown
@@ -222,6 +225,7 @@ def main(
     print(page)
     if args.out: write_report(args.out, page, figures)
 
+# %% ../../nbs/judge/evaluate.ipynb #b89bd12c
 def show(
     clip: str, # its name
     style: str, # its name
@@ -231,6 +235,7 @@ def show(
     ratios = ", ".join(f"{name} {value:.2f}" for name, value in figures.items() if name in TARGETS)
     print(f"{clip}, {style}: {ratios}", flush=True)
 
+# %% ../../nbs/judge/evaluate.ipynb #ff673f00
 def write_report(
     folder: Path, # made if missing
     page: str, # Markdown

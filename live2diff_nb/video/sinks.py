@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .sources import BT709, check_frame, image_files
+from .images import image_files
+from .sources import BT709, check_frame
 
 # %% ../../nbs/video/sinks.ipynb #066c5520
 class Sink:
