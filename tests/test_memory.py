@@ -1,4 +1,5 @@
-"""A stream takes what the estimate says, and its memory does not grow over hours: the measured process streams 2,020 frames, about 40 s on one idle core."""
+"""A stream takes what was estimated, and its memory does not grow: 2,020 frames, about 40 s on one idle core."""
+
 import json
 import os
 import subprocess
@@ -28,7 +29,9 @@ print(json.dumps([sorted(readings)[len(readings) // 2] / 2**20 for readings in m
 
 def test_rss_grows_less_than_10_mb_from_frame_200_to_frame_2000():
     "The median of eleven readings about either mark, in a process of its own."
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     early, late = json.loads(done.stdout.splitlines()[-1])
     print(f"{early:.1f} MiB at frame 200, {late:.1f} MiB at frame 2,000")
@@ -46,7 +49,8 @@ def stream(side, **config):
     with torch.device("meta"): unet = StreamUNet(**{**SMALL, **config})
     unet.load_state_dict(random_state(unet, torch.float32), assign=True)
     unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    estimate = {"unet": sum(p.nbytes for p in unet.parameters()), **stream_bytes(unet, None, torch.float32, 8 * side, 8 * side, 2)}
+    stream = stream_bytes(unet, None, torch.float32, 8 * side, 8 * side, 2)
+    estimate = {"unet": sum(p.nbytes for p in unet.parameters()), **stream}
     engine = StreamDenoiser(unet, [399, 159])
     g = torch.Generator().manual_seed(0)
     x = torch.randn(8, 4, side, side, generator=g)
@@ -66,11 +70,19 @@ print(json.dumps(dict(peak=peak - start, before=before - start, estimate=estimat
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory as Linux tells it")
 def test_the_estimate_is_what_a_stream_takes():
-    "Weights, cache and passing tensors of a random UNet of 19 million weights at 256 x 256, against the peak of a process of its own: within a tenth."
-    done = subprocess.run([sys.executable, "-c", ESTIMATE], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"})    # freed memory goes back at once
+    "A random UNet of 19 million weights at 256 x 256, against the peak of a process of its own: within a tenth."
+    done = subprocess.run(
+        [sys.executable, "-c", ESTIMATE],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},  # returns freed memory at once
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     estimate, peak = report["estimate"], report["peak"]
-    print({part: f"{size / 1e6:.0f} MB" for part, size in estimate.items()}, f"measured {peak / 1e6:.0f} MB, {peak / sum(estimate.values()):.3f} of the estimate")
-    assert report["before"] < 0.1 * peak                                  # the peak is the stream's, not that of loading libraries
+    print(
+        {part: f"{size / 1e6:.0f} MB" for part, size in estimate.items()},
+        f"measured {peak / 1e6:.0f} MB, {peak / sum(estimate.values()):.3f} of the estimate",
+    )
+    assert report["before"] < 0.1 * peak  # the peak is the stream's, not that of loading libraries
     assert abs(peak - sum(estimate.values())) <= 0.1 * peak

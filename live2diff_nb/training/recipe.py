@@ -18,7 +18,8 @@ from torch import nn
 from ..data.films import Mixture, ShardClips, VideoClips
 from ..data.camera import PhotoClips
 from ..engine.masks import MODES
-from ..weights.real import load_real, locate, open_parts, vae_factor, weights_in
+from ..weights.parts import locate, vae_factor, weights_in
+from ..weights.real import load_real, open_parts
 from ..weights.rehearse import FULL
 from ..data.scenes import RenderedClips
 from ..engine.temporal import MotionModule

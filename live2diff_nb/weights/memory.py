@@ -61,15 +61,24 @@ class FusedKernel(torch.autograd.Function):
     "What a fused attention keeps: its inputs and its output."
 
     @staticmethod
-    def forward(ctx, q, k, v):
+    def forward(ctx,
+        q: Tensor,  # (n, heads, tokens, channels)
+        k: Tensor,  # as q, or of other tokens
+        v: Tensor,  # as k
+    ) -> Tensor:    # as q, without numbers
+        "Keep inputs and output."
         out = torch.empty_like(q)
         ctx.save_for_backward(q, k, v, out)
         return out
 
     @staticmethod
-    def backward(ctx, grad): return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
+    def backward(ctx,
+        grad: Tensor,  # of the output
+    ) -> tuple:        # of the inputs, without numbers
+        "Three gradients."
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
 
-
+# %% ../../nbs/weights/memory.ipynb #e2b87be5
 class FusedAttention(TorchFunctionMode):
     "A context in which attention stores no scores and computes no numbers, with or without a gradient."
 
@@ -80,7 +89,7 @@ class FusedAttention(TorchFunctionMode):
 
     def backward(self,
         loss: Tensor,                    # where the pass starts
-        gradient: Tensor | None = None,  # of the loss, as `Tensor.backward` takes it, and so are the others
+        gradient: Tensor | None = None,  # of the loss, as in `Tensor.backward`; so are the others
         retain_graph: bool | None = None,  # keep what the pass needs for another one
         create_graph: bool = False,      # make the gradients differentiable
         inputs=None,                     # leaves to accumulate into; None: all
@@ -97,7 +106,7 @@ def peak_of(
     with torch.inference_mode(), LiveBytes() as live, FusedAttention(): call()
     return live.peak
 
-
+# %% ../../nbs/weights/memory.ipynb #bc2a3abb
 def unet_inputs(
     unet: StreamUNet,  # on the meta device
     n: int,            # frames or rows
@@ -111,7 +120,7 @@ def unet_inputs(
             torch.empty(1, tokens, cfg.cross_attention_dim, **new),
             torch.empty(n, cfg.block_out_channels[0], height, width, **new))
 
-
+# %% ../../nbs/weights/memory.ipynb #86f12000
 def step_views(
     unet: StreamUNet,  # on the meta device
     height: int,       # of the latents
@@ -153,7 +162,7 @@ def work_bytes(
         calls.append(lambda: vae.decode(torch.empty(1, unet.config.in_channels, h, w, **new)))
     return max(peak_of(call) for call in calls)
 
-
+# %% ../../nbs/weights/memory.ipynb #2b589bf6
 def on_meta(
     kind: type,          # class with a diffusers config
     config: dict,        # its configuration
@@ -192,7 +201,7 @@ def available_bytes(
     import psutil
     return psutil.virtual_memory().available
 
-
+# %% ../../nbs/weights/memory.ipynb #a797c42e
 def smaller(
     asked: dict,                 # height, width, steps, dtype
     device: str | torch.device,  # of the stream
@@ -206,7 +215,7 @@ def smaller(
     for steps, (height, width), dtype in product(range(asked["steps"], 0, -1), sizes, kinds):
         yield dict(height=height, width=width, steps=steps, dtype=dtype)
 
-
+# %% ../../nbs/weights/memory.ipynb #86823cb2
 def check_memory(
     need: Callable,              # (height, width, steps, dtype) -> bytes by part
     asked: dict,                 # height, width, steps, dtype
