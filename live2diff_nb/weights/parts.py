@@ -18,7 +18,8 @@ from torch import nn
 from ..engine.unet import DepthAdapter, StreamUNet
 from ..files.files import fetch, open_weights
 from ..files.formats import (check_architecture, check_input_channels, fill, motion_state,
-                                        text_of_single_file, unet_of_single_file, vae_config, vae_of_single_file, vae_part)
+                                        text_of_single_file, unet_of_single_file, vae_config,
+                                        vae_of_single_file, vae_part)
 from .memory import on_meta
 from .official import check_position_tables, infer_config, untold_settings
 from .tiny import TinyVAE
