@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from live2diff_nb.engine.levels import DepthAdapter
-from live2diff_nb.depth.midas import DPTHybrid, load_dpt_hybrid
 from live2diff_nb.depth.estimator import RunningRange, TinyDepth, depth_to_image, load_tiny_depth, rescale
+from live2diff_nb.depth.hub import load_depth
+from live2diff_nb.depth.midas import DPTHybrid
+from live2diff_nb.engine.levels import DepthAdapter
+from live2diff_nb.files.files import Misfit
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -18,7 +20,12 @@ GOLDEN = Path(__file__).parent / "golden"
 def adapter_state():
     "The official adapter's tensors, float32."
     state = load_file(GOLDEN / "live2diff.safetensors")
-    return {name.removeprefix("flow_conv_in."): value.float() for name, value in state.items() if name.startswith("flow_conv_in.")}
+    return {
+        name.removeprefix("flow_conv_in."): value.float()
+        for name, value in state.items()
+        if name.startswith("flow_conv_in.")
+    }
+
 
 def test_adapter_has_the_official_names_and_shapes():
     state = adapter_state()
@@ -148,7 +155,9 @@ def official_dpt_shapes():
             if block == 0:
                 layer(f"{name}.downsample.conv", out, wide, 1, 1, bias=False)
                 layer(f"{name}.downsample.norm", out)
-            for i, weight in enumerate([(out // 4, wide, 1, 1), (out // 4, out // 4, 3, 3), (out, out // 4, 1, 1)], start=1):
+            for i, weight in enumerate(
+                [(out // 4, wide, 1, 1), (out // 4, out // 4, 3, 3), (out, out // 4, 1, 1)], start=1
+            ):
                 layer(f"{name}.conv{i}", *weight, bias=False)
                 layer(f"{name}.norm{i}", weight[0])
             wide = out
@@ -168,7 +177,8 @@ def official_dpt_shapes():
         layer(f"scratch.refinenet{i}.out_conv", 256, 256, 1, 1)
         for unit in (1, 2):
             for conv in (1, 2): layer(f"scratch.refinenet{i}.resConfUnit{unit}.conv{conv}", 256, 256, 3, 3)
-    for i, weight in [(0, (128, 256, 3, 3)), (2, (32, 128, 3, 3)), (4, (1, 32, 1, 1))]: layer(f"scratch.output_conv.{i}", *weight)
+    for i, weight in [(0, (128, 256, 3, 3)), (2, (32, 128, 3, 3)), (4, (1, 32, 1, 1))]:
+        layer(f"scratch.output_conv.{i}", *weight)
     return shapes
 
 def test_dpt_has_the_official_names_and_shapes():
@@ -178,26 +188,37 @@ def test_dpt_has_the_official_names_and_shapes():
 
 def transformers_name(name):
     "The name in transformers' DPTForDepthEstimation of one of our tensors; qkv is split by the caller."
-    for old, new in [("pretrained.model.patch_embed.backbone.stem.conv", "dpt.embeddings.backbone.bit.embedder.convolution"),
-                     ("pretrained.model.patch_embed.backbone.stem.norm", "dpt.embeddings.backbone.bit.embedder.norm"),
-                     ("pretrained.model.patch_embed.backbone.stages", "dpt.embeddings.backbone.bit.encoder.stages"),
-                     ("pretrained.model.patch_embed.proj", "dpt.embeddings.projection"),
-                     ("pretrained.model.blocks", "dpt.encoder.layer"), ("pretrained.model.norm", "dpt.layernorm"),
-                     ("pretrained.model.cls_token", "dpt.embeddings.cls_token"),
-                     ("pretrained.model.pos_embed", "dpt.embeddings.position_embeddings"),
-                     ("pretrained.act_postprocess3.0.project", "neck.reassemble_stage.readout_projects.2"),
-                     ("pretrained.act_postprocess4.0.project", "neck.reassemble_stage.readout_projects.3"),
-                     ("pretrained.act_postprocess3.3", "neck.reassemble_stage.layers.2.projection"),
-                     ("pretrained.act_postprocess4.3", "neck.reassemble_stage.layers.3.projection"),
-                     ("pretrained.act_postprocess4.4", "neck.reassemble_stage.layers.3.resize"),
-                     ("scratch.output_conv", "head.head"),
-                     *((f"scratch.layer{i}_rn", f"neck.convs.{i - 1}") for i in (1, 2, 3, 4)),
-                     *((f"scratch.refinenet{i}", f"neck.fusion_stage.layers.{4 - i}") for i in (1, 2, 3, 4))]:
+    for old, new in [
+        ("pretrained.model.patch_embed.backbone.stem.conv", "dpt.embeddings.backbone.bit.embedder.convolution"),
+        ("pretrained.model.patch_embed.backbone.stem.norm", "dpt.embeddings.backbone.bit.embedder.norm"),
+        ("pretrained.model.patch_embed.backbone.stages", "dpt.embeddings.backbone.bit.encoder.stages"),
+        ("pretrained.model.patch_embed.proj", "dpt.embeddings.projection"),
+        ("pretrained.model.blocks", "dpt.encoder.layer"),
+        ("pretrained.model.norm", "dpt.layernorm"),
+        ("pretrained.model.cls_token", "dpt.embeddings.cls_token"),
+        ("pretrained.model.pos_embed", "dpt.embeddings.position_embeddings"),
+        ("pretrained.act_postprocess3.0.project", "neck.reassemble_stage.readout_projects.2"),
+        ("pretrained.act_postprocess4.0.project", "neck.reassemble_stage.readout_projects.3"),
+        ("pretrained.act_postprocess3.3", "neck.reassemble_stage.layers.2.projection"),
+        ("pretrained.act_postprocess4.3", "neck.reassemble_stage.layers.3.projection"),
+        ("pretrained.act_postprocess4.4", "neck.reassemble_stage.layers.3.resize"),
+        ("scratch.output_conv", "head.head"),
+        *((f"scratch.layer{i}_rn", f"neck.convs.{i - 1}") for i in (1, 2, 3, 4)),
+        *((f"scratch.refinenet{i}", f"neck.fusion_stage.layers.{4 - i}") for i in (1, 2, 3, 4)),
+    ]:
         if name.startswith(old): name = new + name[len(old):]
     if name.startswith("dpt.embeddings.backbone"): return name.replace(".blocks.", ".layers.")
-    for old, new in [("attn.proj", "attention.output.dense"), ("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense"),
-                     ("norm1", "layernorm_before"), ("norm2", "layernorm_after"), ("out_conv", "projection"),
-                     ("resConfUnit", "residual_layer"), (".conv1.", ".convolution1."), (".conv2.", ".convolution2.")]:
+    for old, new in [
+        ("attn.proj", "attention.output.dense"),
+        ("mlp.fc1", "intermediate.dense"),
+        ("mlp.fc2", "output.dense"),
+        ("norm1", "layernorm_before"),
+        ("norm2", "layernorm_after"),
+        ("out_conv", "projection"),
+        ("resConfUnit", "residual_layer"),
+        (".conv1.", ".convolution1."),
+        (".conv2.", ".convolution2."),
+    ]:
         name = name.replace(old, new)
     return name
 
@@ -207,8 +228,17 @@ def test_dpt_agrees_with_transformers():
     torch.manual_seed(0)
     with torch.device("meta"):  # no time for 250 M parameters that are overwritten anyway
         ours = DPTHybrid(96).eval()
-        theirs = DPTForDepthEstimation(DPTConfig(is_hybrid=True, readout_type="project", neck_hidden_sizes=[256, 512, 768, 768],
-            reassemble_factors=[1, 1, 1, 0.5], backbone_featmap_shape=[1, 1024, 6, 6], neck_ignore_stages=[0, 1], image_size=96)).eval()
+        theirs = DPTForDepthEstimation(
+            DPTConfig(
+                is_hybrid=True,
+                readout_type="project",
+                neck_hidden_sizes=[256, 512, 768, 768],
+                reassemble_factors=[1, 1, 1, 0.5],
+                backbone_featmap_shape=[1, 1024, 6, 6],
+                neck_ignore_stages=[0, 1],
+                image_size=96,
+            )
+        ).eval()
     ours.to_empty(device="cpu")
     for p in ours.parameters():
         p.data.normal_(0, p[0].numel() ** -0.5) if p.ndim > 1 else p.data.uniform_(0.1, 1)
@@ -226,7 +256,9 @@ def test_dpt_agrees_with_transformers():
     frames = torch.rand(1, 3, 96, 96)
     with torch.no_grad(): mine, reference = ours(frames), theirs(2 * frames - 1).predicted_depth
     assert mine.shape == reference.shape and mine.std() > 1e-4
-    error = (mine - reference).norm() / (reference - reference.mean()).norm()    # of what varies in it, stricter than of the whole
+    error = (mine - reference).norm() / (
+        reference - reference.mean()
+    ).norm()  # of what varies in it, stricter than of the whole
     print(f"relative difference {error:.1e}, of the whole {(mine - reference).norm() / reference.norm():.1e}")
     assert error <= 1e-4
 
@@ -243,18 +275,28 @@ def save_zeros(path, shapes, wrap=True):
 
 @pytest.mark.parametrize("wrap", [True, False])
 def test_dpt_loads_the_official_layout(tmp_path, wrap):
-    model = load_dpt_hybrid(save_zeros(tmp_path / "dpt.pt", official_dpt_shapes(), wrap))
-    assert isinstance(model, DPTHybrid) and not model.training and model.scratch.layer1_rn.weight.device.type == "cpu"
+    model = load_depth(save_zeros(tmp_path / "dpt.pt", official_dpt_shapes(), wrap))
+    assert isinstance(model, DPTHybrid) and not model.training
+    assert all(p.device.type == "cpu" and p.dtype == torch.float32 and not p.any() for p in model.parameters())
 
 def test_dpt_lists_every_wrong_name(tmp_path):
     shapes = official_dpt_shapes()
     shapes["extra.weight"] = shapes.pop("scratch.layer1_rn.weight")
     shapes["pretrained.model.pos_embed"] = (1, 197, 768)
-    with pytest.raises(ValueError) as error: load_dpt_hybrid(save_zeros(tmp_path / "dpt.pt", shapes))
-    for words in ("missing: scratch.layer1_rn.weight", "unexpected: extra.weight", "(1, 197, 768)", "3 names"):
+    with pytest.raises(Misfit) as error: load_depth(save_zeros(tmp_path / "dpt.pt", shapes))
+    for words in (
+        "1 missing (scratch.layer1_rn.weight)",
+        "1 unexpected (extra.weight)",
+        "(1, 197, 768)",
+        "(1, 577, 768)",
+        "1 of another shape (pretrained.model.pos_embed)",
+        "dpt.pt",
+    ):
         assert words in str(error.value)
+    with pytest.raises(Misfit) as error: load_depth(save_zeros(tmp_path / "empty.pt", {"x": (1,)}))
+    assert error.value.wrong == {"missing": sorted(official_dpt_shapes()), "unexpected": ["x"]}
 
 def test_dpt_refuses_code_in_the_file(tmp_path):
     torch.save({"model": Path("/")}, tmp_path / "dpt.pt")
-    with pytest.raises(ValueError, match="safely"): load_dpt_hybrid(tmp_path / "dpt.pt")
-    with pytest.raises(FileNotFoundError, match="MiDaS"): load_dpt_hybrid(tmp_path / "none.pt")
+    with pytest.raises(ValueError, match="nothing in it was run"): load_depth(tmp_path / "dpt.pt")
+    with pytest.raises(FileNotFoundError, match="MiDaS v3 release"): load_depth(tmp_path / "none.pt")

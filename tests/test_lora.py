@@ -18,8 +18,16 @@ from live2diff_nb.weights.runners import Runner
 
 GOLDEN = Path(__file__).parent / "golden"
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-LAYERS = [ATTENTION, ATTENTION.replace("to_q", "to_out.0"), ATTENTION.replace("attn1.to_q", "attn2.to_k"), ATTENTION.replace("attn1.to_q", "ff.net.0.proj"), "down_blocks.0.attentions.0.proj_in",
-          "mid_block.resnets.0.conv1", "down_blocks.0.downsamplers.0.conv", "up_blocks.1.resnets.0.conv_shortcut"]
+LAYERS = [
+    ATTENTION,
+    ATTENTION.replace("to_q", "to_out.0"),
+    ATTENTION.replace("attn1.to_q", "attn2.to_k"),
+    ATTENTION.replace("attn1.to_q", "ff.net.0.proj"),
+    "down_blocks.0.attentions.0.proj_in",
+    "mid_block.resnets.0.conv1",
+    "down_blocks.0.downsamplers.0.conv",
+    "up_blocks.1.resnets.0.conv_shortcut",
+]
 CLIP = moving_clip(40)
 
 
@@ -31,7 +39,11 @@ def sd_unet(seed=0):
 
 def factors(model, names, seed, rank=4):
     g = torch.Generator().manual_seed(seed)
-    def pair(w): return torch.randn(rank, *w.shape[1:], generator=g) / w[0].numel() ** 0.5, torch.randn(len(w), rank, *[1] * (w.ndim - 2), generator=g) / 3
+
+    def pair(w):
+        down = torch.randn(rank, *w.shape[1:], generator=g) / w[0].numel() ** 0.5
+        return down, torch.randn(len(w), rank, *[1] * (w.ndim - 2), generator=g) / 3
+
     return {name: pair(model.get_submodule(name).weight) for name in names}
 
 
@@ -41,15 +53,28 @@ def save_layout(path, parts, layout, alpha=2.0, prefix="lora_unet_"):
     for name, (down, up) in parts.items():
         kohya = flat.format(name.replace(".", "_"))
         old = name.replace(".to_out.0", ".to_out")
-        keys = {"kohya": (f"{kohya}.lora_down.weight", f"{kohya}.lora_up.weight"), "diffusers": (f"unet.{name}.lora_A.weight", f"unet.{name}.lora_B.weight"),
-                "early diffusers": (f"unet.{name}.lora.down.weight", f"unet.{name}.lora.up.weight"),
-                "peft": (f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight")}
-        if ".attn" in name: keys["processors"] = tuple(f"unet.{old.rpartition('.')[0]}.processor.{old.rpartition('.')[2]}_lora.{end}.weight" for end in ("down", "up"))
+        keys = {
+            "kohya": (f"{kohya}.lora_down.weight", f"{kohya}.lora_up.weight"),
+            "diffusers": (f"unet.{name}.lora_A.weight", f"unet.{name}.lora_B.weight"),
+            "early diffusers": (f"unet.{name}.lora.down.weight", f"unet.{name}.lora.up.weight"),
+            "peft": (f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight"),
+        }
+        if ".attn" in name:
+            keys["processors"] = tuple(
+                f"unet.{old.rpartition('.')[0]}.processor.{old.rpartition('.')[2]}_lora.{end}.weight"
+                for end in ("down", "up")
+            )
         a, b = keys.get(layout, keys["diffusers"])
         state |= {a: down, b: up}
         if layout == "kohya": state[f"{kohya}.alpha"] = torch.tensor(alpha)
     notes = {"unet.r": 4, "unet.lora_alpha": alpha, "unet.target_modules": list(parts)}
-    save_file(state, path, metadata={"lora_adapter_metadata": json.dumps(notes)} if layout in ("diffusers", "early diffusers", "processors") else None)
+    save_file(
+        state,
+        path,
+        metadata={"lora_adapter_metadata": json.dumps(notes)}
+        if layout in ("diffusers", "early diffusers", "processors")
+        else None,
+    )
     if layout == "peft": (path.parent / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
     return str(path)
 
@@ -60,18 +85,28 @@ def bits(*models): return [{k: v.clone() for k, v in m.state_dict().items()} for
 def same(a, b): return all(torch.equal(v, y[k]) for x, y in zip(a, b) for k, v in x.items())
 
 
-# ---- exact -----------------------------------------------------------------------------------------------------------------
+# ---- exact --------------------
 def test_the_official_rule_gives_the_recorded_deltas():
     base, motion = (load_file(GOLDEN / f"{n}.safetensors") for n in ("sd15_unet", "live2diff"))
     meta, note = (json.loads((GOLDEN / f"{n}.json").read_text()) for n in ("meta", "kohya_lora_tiny"))
-    unet = load_official({k: v.float() for k, v in base.items()}, {k: v.float() for k, v in motion.items()}, **meta["unet_config"], motion=meta["motion"])
+    unet = load_official(
+        {k: v.float() for k, v in base.items()},
+        {k: v.float() for k, v in motion.items()},
+        **meta["unet_config"],
+        motion=meta["motion"],
+    )
     recorded = load_file(GOLDEN / "kohya_lora_tiny_delta_upstream.safetensors")
     for rule, factor in (("official", 1.0), ("alpha", 0.5)):
         layers = read_lora(GOLDEN / "kohya_lora_tiny.safetensors", {"unet": unet}, rule)
         assert {f"{name}.weight" for _, name in layers} == recorded.keys()
         for (_, name), layer in layers.items():
             weight = unet.get_submodule(name).weight
-            assert relative(note["lora_alpha"] * layer.delta(weight), factor * recorded[f"{name}.weight"].view(weight.shape)) < 1e-5
+            assert (
+                relative(
+                    note["lora_alpha"] * layer.delta(weight), factor * recorded[f"{name}.weight"].view(weight.shape)
+                )
+                < 1e-5
+            )
 
 
 @pytest.mark.parametrize("layout", ["kohya", "diffusers"])
@@ -84,11 +119,18 @@ def test_the_same_lora_in_diffusers_unet(tmp_path, layout):
     reference.load_state_dict(split_unet(unet.state_dict())[0])
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
     state, alphas, *rest = Loader.lora_state_dict(path, return_lora_metadata=True)
-    Loader.load_lora_into_unet(state, network_alphas=alphas, unet=reference, adapter_name="a", metadata=rest[0] if rest else None)
+    Loader.load_lora_into_unet(
+        state, network_alphas=alphas, unet=reference, adapter_name="a", metadata=rest[0] if rest else None
+    )
     reference.set_adapters("a", 0.7)
     for name, p in unet.named_parameters():
         if "temporal_transformer.proj_out" in name: p.zero_()
-    x, text, t, depth = torch.randn(1, 4, 16, 16), torch.randn(1, 7, 64), torch.tensor([399]), torch.zeros(1, 32, 16, 16)
+    x, text, t, depth = (
+        torch.randn(1, 4, 16, 16),
+        torch.randn(1, 7, 64),
+        torch.tensor([399]),
+        torch.zeros(1, 32, 16, 16),
+    )
     with torch.no_grad():
         plain = unet(x, t, text, depth, chunk_views(unet, 1))
         LoraStack({"unet": unet}).apply({path: 0.7})
@@ -101,12 +143,21 @@ def test_every_layout_says_the_same(tmp_path, layout):
     unet = sd_unet()
     parts = factors(unet, LAYERS, 1)
     for folder in ("a", "b"): (tmp_path / folder).mkdir()
-    kohya, other = (read_lora(save_layout(tmp_path / f / "l.safetensors", parts, kind), {"unet": unet}) for f, kind in (("a", "kohya"), ("b", layout)))
-    assert kohya.keys() == other.keys() and all(torch.equal(layer.delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:])), other[k].delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:]))) for k, layer in kohya.items())
+    kohya, other = (
+        read_lora(save_layout(tmp_path / f / "l.safetensors", parts, kind), {"unet": unet})
+        for f, kind in (("a", "kohya"), ("b", layout))
+    )
+    assert kohya.keys() == other.keys() and all(
+        torch.equal(
+            layer.delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:])),
+            other[k].delta(layer.up.new_empty(len(layer.up), *layer.down.shape[1:])),
+        )
+        for k, layer in kohya.items()
+    )
 
 
 def test_lcm_lora_is_put_in_for_good(tmp_path):
-    "`from_pretrained(lcm_lora=file)`: each weight is W + alpha / rank * up @ down, by hand; nothing else changes, and nothing can be taken out."
+    "`from_pretrained(lcm_lora=file)`: each weight is W + alpha / rank * up @ down; nothing else changes, and it stays."
     files = write_rehearsal(tmp_path / "set")
     plain = Live2Diff.from_pretrained(**files, device="cpu", height=64, width=64)
     parts = factors(plain.unet, LAYERS, 1)
@@ -116,9 +167,16 @@ def test_lcm_lora_is_put_in_for_good(tmp_path):
         pipe = Live2Diff.from_pretrained(**files, lcm_lora=place, device="cpu", height=64, width=64)
         assert pipe.lora == {} and not pipe.loras.base
         for name, weight in pipe.unet.state_dict().items():
-            down, up = parts.get(name.removesuffix(".weight"), (None, None)) if name.endswith(".weight") else (None, None)
-            if down is None: assert torch.equal(weight, before[name]), name
-            else: assert relative(weight - before[name], 2.0 / 4 * (up.flatten(1) @ down.flatten(1)).view(weight.shape)) < 1e-4, name
+            down, up = (
+                parts.get(name.removesuffix(".weight"), (None, None)) if name.endswith(".weight") else (None, None)
+            )
+            if down is None:
+                assert torch.equal(weight, before[name]), name
+            else:
+                assert (
+                    relative(weight - before[name], 2.0 / 4 * (up.flatten(1) @ down.flatten(1)).view(weight.shape))
+                    < 1e-4
+                ), name
 
 
 def test_text_encoder_and_motion_modules(tmp_path):
@@ -126,29 +184,39 @@ def test_text_encoder_and_motion_modules(tmp_path):
     pipe = Live2Diff.from_pretrained(**files, device="cpu", height=64, width=64)
     text = [n for n in layer_names(pipe.text_encoder).values() if n.endswith("q_proj")][:1]
     motion = [n for n in layer_names(pipe.unet).values() if n.endswith("attention_blocks.0.to_k")][:1]
-    a = save_layout(tmp_path / "t.safetensors", factors(pipe.text_encoder, text, 1), "kohya", prefix="lora_te_text_model_" if not text[0].startswith("text_model") else "lora_te_")
+    a = save_layout(
+        tmp_path / "t.safetensors",
+        factors(pipe.text_encoder, text, 1),
+        "kohya",
+        prefix="lora_te_text_model_" if not text[0].startswith("text_model") else "lora_te_",
+    )
     b = save_layout(tmp_path / "m.safetensors", factors(pipe.unet, motion, 2), "kohya")
     before, embedded = bits(pipe.unet, pipe.text_encoder), pipe.embed("a cat", None)
     pipe.apply_lora({a: 1.0, b: 0.5})
     after = bits(pipe.unet, pipe.text_encoder)
-    assert [sum(not torch.equal(v, x[k]) for k, v in y.items()) for x, y in zip(before, after)] == [1, 1] and not torch.equal(pipe.embed("a cat", None), embedded)
+    changed = [sum(not torch.equal(v, x[k]) for k, v in y.items()) for x, y in zip(before, after)]
+    assert changed == [1, 1] and not torch.equal(pipe.embed("a cat", None), embedded)
     pipe.apply_lora({})
     assert same(before, bits(pipe.unet, pipe.text_encoder))
 
 
-# ---- exact restore ---------------------------------------------------------------------------------------------------------
+# ---- exact restore --------------------
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_b_a_is_a_to_the_bit(tmp_path, dtype):
+def test_a_b_a_is_bit_identical_to_a(tmp_path, dtype):
     unet = sd_unet().to(dtype).to(memory_format=torch.channels_last)
     a, b = (save_layout(tmp_path / f"{n}.safetensors", factors(unet, LAYERS[n:], n), "kohya") for n in (0, 3))
     stack, start = LoraStack({"unet": unet}), bits(unet)
     def now(wanted): stack.apply(wanted); return bits(unet)
     with_a = now({a: 0.8})
-    assert not same(with_a, now({b: 1.0})) and same(with_a, now({a: 0.8})) and same(now({a: 0.3, b: 0.4}), now({b: 0.4, a: 0.3}))
+    assert (
+        not same(with_a, now({b: 1.0}))
+        and same(with_a, now({a: 0.8}))
+        and same(now({a: 0.3, b: 0.4}), now({b: 0.4, a: 0.3}))
+    )
     assert same(with_a, now({a: 0.8})) and same(start, now({})) and not stack.base
     pointers = [p.data_ptr() for p in unet.parameters()]
     now({a: 1.0})
-    assert pointers == [p.data_ptr() for p in unet.parameters()]                                        # in place: compiled graphs stay valid
+    assert pointers == [p.data_ptr() for p in unet.parameters()]  # in place: compiled graphs stay valid
 
 
 def test_fused_for_good_is_the_same_and_keeps_no_second_copy(tmp_path):
@@ -159,7 +227,7 @@ def test_fused_for_good_is_the_same_and_keeps_no_second_copy(tmp_path):
     assert same(bits(unet), bits(other)) and not stack.base and stack.changed
 
 
-# ---- while streaming -------------------------------------------------------------------------------------------------------
+# ---- while streaming --------------------
 @pytest.fixture(scope="module")
 def pipe(): return Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64)
 
@@ -167,7 +235,14 @@ def pipe(): return Live2Diff.from_pretrained("tiny", device="cpu", height=64, wi
 @pytest.fixture
 def loras(pipe, tmp_path):
     names = [n for n in layer_names(pipe.unet).values() if n.endswith(("conv1", "to_q", "proj_in"))]
-    yield [save_layout(tmp_path / f"{s}.safetensors", {n: (d, 3 * u) for n, (d, u) in factors(pipe.unet, names, s).items()}, "diffusers") for s in (1, 2)]
+    yield [
+        save_layout(
+            tmp_path / f"{s}.safetensors",
+            {n: (d, 3 * u) for n, (d, u) in factors(pipe.unet, names, s).items()},
+            "diffusers",
+        )
+        for s in (1, 2)
+    ]
     pipe.lora = {}
     pipe.apply_lora({})
 
@@ -181,7 +256,7 @@ def stream(pipe, changes, clip=CLIP, **settings):
 
 
 def untouched(ended, out):
-    "A change first finishes the frames in flight, as the end of a stream does: up to there the two are the same to the bit."
+    "A change first finishes the frames in flight, as the end of a stream does: up to there the two are bit-identical."
     return len(ended) == 12 and all(np.array_equal(x, y) for x, y in zip(ended, out))
 
 

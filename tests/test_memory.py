@@ -1,5 +1,5 @@
-"""A stream takes what the estimate says, and its memory does not grow over hours: the measured process streams 2,020
-frames, about 40 s on one idle core."""
+"""A stream takes what was estimated, and its memory does not grow: 2,020 frames, about 40 s on one idle core."""
+
 import json
 import os
 import subprocess
@@ -49,8 +49,8 @@ def stream(side, **config):
     with torch.device("meta"): unet = StreamUNet(**{**SMALL, **config})
     unet.load_state_dict(random_state(unet, torch.float32), assign=True)
     unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    passing = stream_bytes(unet, None, torch.float32, 8 * side, 8 * side, 2)
-    estimate = {"unet": sum(p.nbytes for p in unet.parameters()), **passing}
+    stream = stream_bytes(unet, None, torch.float32, 8 * side, 8 * side, 2)
+    estimate = {"unet": sum(p.nbytes for p in unet.parameters()), **stream}
     engine = StreamDenoiser(unet, [399, 159])
     g = torch.Generator().manual_seed(0)
     x = torch.randn(8, 4, side, side, generator=g)
@@ -70,14 +70,12 @@ print(json.dumps(dict(peak=peak - start, before=before - start, estimate=estimat
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory as Linux tells it")
 def test_the_estimate_is_what_a_stream_takes():
-    """Weights, cache and passing tensors of a random UNet of 19 million weights at 256 x 256, against the peak of a
-    process of its own: within a tenth."""
-    # freed memory goes back at once
+    "A random UNet of 19 million weights at 256 x 256, against the peak of a process of its own: within a tenth."
     done = subprocess.run(
         [sys.executable, "-c", ESTIMATE],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},  # returns freed memory at once
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,5 @@
-"""At full size: Stable Diffusion 1.5 and Live2Diff, 1.28 billion random weights under the official names. About 3 GB on the disk and 6 GB of memory."""
+"""At full size: 1.28 billion random weights under the official names; about 3 GB on the disk and 6 GB of memory."""
+
 import json
 import shutil
 import subprocess
@@ -29,13 +30,17 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 start = psutil.Process().memory_info().rss
 pipe = Live2Diff.from_pretrained(**given, **size, device="cpu", dtype=torch.float16)
 model = sum(p.nbytes for part in (pipe.unet, pipe.vae, pipe.depth, pipe.text_encoder) for p in part.parameters())
-report = dict(peak=peak() - start, settled=psutil.Process().memory_info().rss - start, model=model, estimate=sum(v for k, v in estimate.items() if k not in ("cache", "work")))
+weights = sum(v for k, v in estimate.items() if k not in ("cache", "work"))
+report = dict(peak=peak() - start, settled=psutil.Process().memory_info().rss - start, model=model, estimate=weights)
 state = pipe.unet.state_dict()
 keys = json.load(open(wanted))
-report["names"] = {k: list(v.shape) for k, v in state.items()} == {**keys["sd15_unet"], **{k: v for k, v in keys["motion_and_depth"].items() if not k.endswith(".pe")}}
-files = {**open_weights(given["name"] + "/unet/diffusion_pytorch_model.safetensors"), **{k.removeprefix("module."): v for k, v in open_weights(given["motion"]).items() if not k.endswith(".pe")}}
-same = lambda files: state.keys() == files.keys() and all(torch.equal(fetch({k: s})[k], state[k]) for k, s in files.items())
-report["bits"] = all(torch.equal(v, state[k]) for k, v in fetch({k: s for n, (k, s) in enumerate(sorted(files.items())) if n % 4 == 0}).items()) and state.keys() == files.keys()
+def without_tables(names): return {k.removeprefix("module."): v for k, v in names.items() if not k.endswith(".pe")}
+wanted = {**keys["sd15_unet"], **without_tables(keys["motion_and_depth"])}
+report["names"] = {k: list(v.shape) for k, v in state.items()} == wanted
+files = {**open_weights(given["name"] + "/unet/diffusion_pytorch_model.safetensors"),
+         **without_tables(open_weights(given["motion"]))}
+fourth = fetch({k: s for n, (k, s) in enumerate(sorted(files.items())) if n % 4 == 0})
+report["bits"] = state.keys() == files.keys() and all(torch.equal(v, state[k]) for k, v in fourth.items())
 if saved != "no":
     pipe.unet.save_pretrained(saved)
     again = open_weights(saved + "/diffusion_pytorch_model.safetensors")
@@ -50,12 +55,19 @@ def test_a_full_size_pair_loads_whole_and_lean(tmp_path):
     try:
         given = write_rehearsal(tmp_path / "set", full=True)
         keys = Path(__file__).parent / "golden" / "keys_sd15_real.json"
-        done = subprocess.run([sys.executable, "-c", LOAD, json.dumps(given), str(tmp_path / "saved"), str(keys)], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD, json.dumps(given), str(tmp_path / "saved"), str(keys)],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         report = json.loads(done.stdout.splitlines()[-1])
     finally:
         for folder in ("set", "saved"): shutil.rmtree(tmp_path / folder, ignore_errors=True)
-    print({k: f"{v / 2**30:.2f} GiB" if v > 1 else v for k, v in report.items()}, f"peak {report['peak'] / report['model']:.2f} times the model")
+    print(
+        {k: f"{v / 2**30:.2f} GiB" if v > 1 else v for k, v in report.items()},
+        f"peak {report['peak'] / report['model']:.2f} times the model",
+    )
     assert report["names"] and report["bits"] and report["saved"]
     assert report["peak"] <= 1.2 * report["model"]
     assert abs(report["estimate"] - report["settled"]) <= 0.1 * report["settled"]
@@ -65,13 +77,22 @@ def test_a_full_size_pair_loads_whole_and_lean(tmp_path):
 def test_at_full_size_without_motion_it_is_diffusers_unet():
     "One frame of 16 x 16 latents; the tensors are shared, the motion modules' output is zero."
     with torch.device("meta"):
-        ours, theirs = StreamUNet(**FULL).eval(), UNet2DConditionModel(**{k: v for k, v in sd_config(FULL).items() if not k.startswith("_")}).eval()
-    state = {k: torch.empty(v.shape).uniform_(-1.7, 1.7).mul_(v[0].numel() ** -0.5) if v.ndim > 1 else torch.full(v.shape, float(k.endswith("weight"))) for k, v in ours.state_dict().items()}
+        ours, theirs = (
+            StreamUNet(**FULL).eval(),
+            UNet2DConditionModel(**{k: v for k, v in sd_config(FULL).items() if not k.startswith("_")}).eval(),
+        )
+    state = {
+        k: torch.empty(v.shape).uniform_(-1.7, 1.7).mul_(v[0].numel() ** -0.5)
+        if v.ndim > 1
+        else torch.full(v.shape, float(k.endswith("weight")))
+        for k, v in ours.state_dict().items()
+    }
     for name, value in state.items():
         if "temporal_transformer.proj_out" in name: value.zero_()
     ours.load_state_dict(state, assign=True), theirs.load_state_dict(split_unet(state)[0], assign=True)
     g = torch.Generator().manual_seed(0)
     x, text, t = torch.randn(1, 4, 16, 16, generator=g), torch.randn(1, 77, 768, generator=g), torch.tensor([399])
-    with torch.no_grad(): error = relative(ours(x, t, text, torch.zeros(1, 320, 16, 16), chunk_views(ours, 1)), theirs(x, t, text).sample)
+    with torch.no_grad():
+        error = relative(ours(x, t, text, torch.zeros(1, 320, 16, 16), chunk_views(ours, 1)), theirs(x, t, text).sample)
     print(f"relative difference {error:.1e}")
     assert error <= 1e-5

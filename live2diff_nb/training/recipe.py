@@ -19,7 +19,8 @@ from ..data.films import VideoClips
 from ..data.shards import Mixture, ShardClips
 from ..data.camera import PhotoClips
 from ..engine.masks import MODES
-from ..weights.real import load_real, locate, open_parts, vae_factor, weights_in
+from ..weights.parts import locate, vae_factor, weights_in
+from ..weights.real import load_real, open_parts
 from ..weights.rehearse import FULL
 from ..data.worlds import RenderedClips
 from ..engine.temporal import MotionModule
