@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .kvcache import KVCache, LayerShape, RingTable
 from .temporal import ChunkView, MotionModule, RingView, TemporalAttention
@@ -45,6 +46,7 @@ class DepthAdapter(nn.Module):
 # %% ../../nbs/engine/unet.ipynb #c88f8f5a
 class Level(nn.Module):
     "The layers of one resolution: residual block, spatial attention, motion module, repeated."
+    checkpointing = False      # True: in training, keep a layer's inputs only, and compute it again in the backward pass
 
     def __init__(self, inputs: list[int], channels: int, cfg, attention: bool, motion: bool):
         super().__init__()
@@ -54,6 +56,14 @@ class Level(nn.Module):
 
     def layer(self, i: int, x: Tensor, emb: Tensor, text: Tensor, views) -> Tensor:
         "Layer `i` on feature maps `x` (n, c, h, w)."
+        if not self.checkpointing:
+            return self.compute(i, x, emb, text, views)
+        own = [next(views) for _ in range(2 if len(self.motion_modules) else 0)]       # an iterator can be read once only
+        def again(x, emb, text): return self.compute(i, x, emb, text, iter(own))
+        return checkpoint(again, x, emb, text, use_reentrant=False, preserve_rng_state=False)
+
+    def compute(self, i: int, x: Tensor, emb: Tensor, text: Tensor, views) -> Tensor:
+        "The layer itself."
         x = self.resnets[i](x, emb)
         if len(self.attentions):
             x = self.attentions[i](x, encoder_hidden_states=text, return_dict=False)[0]
