@@ -154,8 +154,8 @@ def finish_decoder(
         with torch.no_grad():
             latents = noisy(vae.encode(pictures), clean=0.5)
         out = vae.decode(latents)
-        textures = (weights * style(out, pictures)).mean()
-        return F.l1_loss(out, pictures) + 0.4 * edge_loss(out, pictures) + textures
+        plain = F.l1_loss(out, pictures) + 0.4 * edge_loss(out, pictures)
+        return plain + (weights * style(out, pictures)).mean()
 
     run = Run(vae, folder, lr, seed, weight_decay=0, average=True)
     run.fit("decoder", loss, steps, every=every, report=report)

@@ -145,12 +145,12 @@ class CriticLoss(PictureLoss):
         plain = super().__call__(painted)
         pixels = (fine * (picture - goal).abs().mean((1, 2, 3))).mean()
         def colour(x): return F.avg_pool2d(x - x.mean(1, keepdim=True), 2)
-        unlike = (crispness(inner(picture)) - crisp[:, None] * crispness(inner(goal))).abs()
+        unlike = (crispness(inner(picture)) - crisp[:, None] * crispness(inner(goal))).abs() @ CRISP
         style = one_of(asked, self.names).repeat_interleave(painted.frames, 0)
         judged = critic_loss(self.critic, picture, goal, photo, style, trust)
         dirt = (flat * grain(picture, goal)).mean()
-        colours, kept = F.l1_loss(colour(picture), colour(goal)), self.kept(photo, goal)
-        return plain + 2 * pixels + 2 * colours + 8 * (unlike @ CRISP).mean() + dirt + 2 * kept + judged
+        total = plain + 2 * pixels + 2 * F.l1_loss(colour(picture), colour(goal)) + 8 * unlike.mean()
+        return total + dirt + 2 * self.kept(photo, goal) + judged
 
     def kept(
         self,
