@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from live2diff_nb import Live2Diff, weights
+from live2diff_nb import Live2Diff
 from live2diff_nb.data.camera import PhotoClips
 from live2diff_nb.data.teachers import STYLES
 from live2diff_nb.depth.estimator import TinyDepth
@@ -14,6 +14,7 @@ from live2diff_nb.tiny.build import main
 from live2diff_nb.tiny.denoiser import TINY_UNET, PairLoss, Painter, train_stage
 from live2diff_nb.training.checkpoints import load_state
 from live2diff_nb.training.loop import Run
+from live2diff_nb.weights import tiny
 from live2diff_nb.weights.tiny import TINY, TinyVAE
 
 SMALL = dict(TINY_UNET, block_out_channels=(8, 8, 16), depth_channels=(8,))
@@ -125,7 +126,7 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
         size = "32" if part.startswith("unet") else "64"
         words = ["--folder", str(tmp_path), "--assets", str(tmp_path / "assets")]
         main([part, *words, "--steps", "1", "--batch", "1", "--size", size])
-    monkeypatch.setattr(weights, "TINY", tmp_path / "assets")
+    monkeypatch.setattr(tiny, "TINY", tmp_path / "assets")
     pipe = Live2Diff.from_pretrained("tiny", height=64, width=64)
     assert pipe.styles.keys() == json.loads((TINY / "config.json").read_text())["styles"].keys()
     frames = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
