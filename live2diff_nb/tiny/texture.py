@@ -128,8 +128,9 @@ def coarse_loss(
 ) -> Tensor:                     # a number
     "Strict on the whole, lenient on the strokes."
     d = a - b
+    wide = F.avg_pool2d(d, 4).square().mean()
     near = 0.5 * F.avg_pool2d(d, 2).abs().mean((1, 2, 3)) + 0.4 * d.abs().mean((1, 2, 3))
-    return F.avg_pool2d(d, 4).square().mean() + (fine * near).mean()
+    return wide + (fine * near).mean()
 
 # %% ../../nbs/tiny/texture.ipynb #b07855d4
 def sliding_clip(

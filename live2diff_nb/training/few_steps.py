@@ -111,11 +111,12 @@ class ConsistencyRun:
         max_timestep: int | None = None,  # noisiest entry
         guidance: float = 0.0,            # of the teacher, 0: none; Stable Diffusion wants about 7
         slow: float = 0.95,               # share of the slow copy that stays at each step
+        skip: int = 1,                    # rungs of the LCM timesteps that a step of the teacher spans
     ):
         self.parts, self.unet, self.scheduler = models, models["unet"], models["scheduler"]
         self.guidance, self.slow = guidance, slow
         levels = sorted(t for t in lcm_timesteps(self.scheduler) if max_timestep is None or t <= max_timestep)
-        self.grid = [0] + levels                                     # 0: the anchor
+        self.grid = [0] + levels[::-1][::skip][::-1]                 # 0: the anchor
         adapters = add_adapters(self.unet, ["student", "slow"], rank, seed=seed)
         self.run = Run(adapters, folder, lr, seed, weight_decay=0)
         for name in ("unet", "vae", "text_encoder"): models[name].to(self.run.accelerator.device)
