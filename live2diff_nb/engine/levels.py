@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .temporal import MotionModule
 
@@ -70,6 +71,8 @@ def motion_module(
 class Level(nn.Module):
     "The layers of one resolution: residual block, spatial attention, motion module, repeated."
 
+    checkpointing = False  # True: in training, keep a layer's inputs only, and compute it again in the backward pass
+
     def __init__(
         self,
         inputs: list[int],  # channels entering each layer
@@ -92,6 +95,13 @@ class Level(nn.Module):
         views,         # iterator over the views of the temporal layers; two are taken by a motion module
     ) -> Tensor:       # (n, channels, h, w)
         "One layer."
+        if not self.checkpointing: return self.compute(i, x, emb, text, views)
+        own = [next(views) for _ in range(2 if len(self.motion_modules) else 0)]    # an iterator can be read once only
+        def again(x, emb, text): return self.compute(i, x, emb, text, iter(own))
+        return checkpoint(again, x, emb, text, use_reentrant=False, preserve_rng_state=False)
+
+    def compute(self, i: int, x: Tensor, emb: Tensor, text: Tensor, views) -> Tensor:
+        "The layer itself; arguments as `layer`."
         x = self.resnets[i](x, emb)
         if len(self.attentions):
             x = self.attentions[i](x, encoder_hidden_states=text, return_dict=False)[0]

@@ -17,16 +17,13 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .chunks import answer_for
 from ..data.camera import PhotoClips
-from ..data.pictures import paint_stack, resize_short
-from ..weights.lora import layer_names
-from .loop import Run, share
-from ..pipeline.frames import vae_encode
-from .chunks import diffuse
-from ..data.pictures import to_signed
+from ..data.pictures import paint_stack, resize_short, to_signed
 from ..engine.unet import StreamUNet, chunk_views
-from ..pipeline.frames import encode_prompts
+from ..pipeline.frames import encode_prompts, vae_encode
+from .chunks import answer_for, diffuse
+from .loop import Run, share
+from ..weights.lora import layer_names
 from ..weights.tiny import load_models
 
 # %% ../../nbs/training/lora.ipynb #d528306a
@@ -35,33 +32,37 @@ def lora_places(
     convs: bool = True,   # also the residual blocks' convolutions
 ) -> list[str]:           # names of layers
     "The layers that a LoRA of ours changes."
-    kinds = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".ff.net.0.proj", ".ff.net.2") + ((".conv1", ".conv2", ".time_emb_proj") if convs else ())
-    return [name for name in dict.fromkeys(layer_names(unet).values()) if name.endswith(kinds) and ".motion_modules." not in name]
+    kinds = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".ff.net.0.proj", ".ff.net.2")
+    kinds += (".conv1", ".conv2", ".time_emb_proj") if convs else ()
+    names = dict.fromkeys(layer_names(unet).values())
+    return [name for name in names if name.endswith(kinds) and ".motion_modules." not in name]
 
 # %% ../../nbs/training/lora.ipynb #3d49de36
-def tuned(unet: nn.Module) -> dict:
-    "The layers that have adapters, by name."
+def tuned(
+    unet: nn.Module,  # that may have adapters
+) -> dict:            # name -> layer
+    "The layers that have adapters."
     return {name: layer for name, layer in unet.named_modules() if isinstance(layer, BaseTunerLayer)}
 
 
 def add_adapters(
-    unet: StreamUNet,           # changed in place; its own weights are frozen
-    names: list,                # of the adapters
-    rank: int = 8,              # r, also alpha
-    convs: bool = True,         # see `lora_places`
-    seed: int = 0,              # of their first values
-) -> nn.ModuleDict:             # the adapters alone, for optimiser and checkpoints
+    unet: StreamUNet,    # changed in place; its own weights are frozen
+    names: list,         # of the adapters
+    rank: int = 8,       # r, also alpha
+    convs: bool = True,  # see `lora_places`
+    seed: int = 0,       # of their first values
+) -> nn.ModuleDict:      # the adapters alone, for optimiser and checkpoints
     "Adapters without effect yet."
     places = lora_places(unet, convs)
     unet.requires_grad_(False)
     for name in names:
         torch.manual_seed(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # peft is surprised by a second adapter
+        with warnings.catch_warnings(action="ignore"):            # peft is surprised by a second adapter
             inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=places), unet, name)
     choose_adapter(unet, names[0])
-    parts = [(f"{layer}.{side}.{name}".replace(".", "/"), getattr(module, side)[name]) for layer, module in tuned(unet).items() for side in ("lora_A", "lora_B") for name in names]
-    return nn.ModuleDict(parts)
+    parts = {f"{layer}.{side}.{name}": getattr(module, side)[name]
+             for layer, module in tuned(unet).items() for side in ("lora_A", "lora_B") for name in names}
+    return nn.ModuleDict({name.replace(".", "/"): part for name, part in parts.items()})
 
 
 def choose_adapter(
@@ -76,90 +77,107 @@ def choose_adapter(
 
 @contextmanager
 def as_adapter(
-    unet: StreamUNet,   # with adapters
-    name: str | None,   # of the one to be on inside; None: the base alone
-    then: str,          # the one to be on afterwards
+    unet: StreamUNet,  # with adapters
+    name: str | None,  # of the one to be on inside; None: the base alone
+    then: str,         # the one to be on afterwards
 ):
     "Switch for a while, without gradients."
     choose_adapter(unet, name)
     try:
-        with torch.no_grad(): yield
-    finally: choose_adapter(unet, then)
+        with torch.no_grad():
+            yield
+    finally:
+        choose_adapter(unet, then)
 
 # %% ../../nbs/training/lora.ipynb #eb43faa2
 def save_lora(
     unet: StreamUNet,  # with adapters
     name: str,         # of the one to be saved
     path: str | Path,  # .safetensors
-) -> Path:
+) -> Path:             # the same
     "Write an adapter as a LoRA file."
     from diffusers.loaders import StableDiffusionLoraLoaderMixin # slow to import
     path, layers = Path(path), tuned(unet)
     state = get_peft_model_state_dict(unet, adapter_name=name)
     rank = next(iter(layers.values())).r[name]
     notes = dict(r=rank, lora_alpha=rank, target_modules=sorted(layers))
-    StableDiffusionLoraLoaderMixin.save_lora_weights(path.parent, unet_lora_layers=state, weight_name=path.name, unet_lora_adapter_metadata=notes)
+    StableDiffusionLoraLoaderMixin.save_lora_weights(path.parent, unet_lora_layers=state, weight_name=path.name,
+                                                     unet_lora_adapter_metadata=notes)
     return path
 
 # %% ../../nbs/training/lora.ipynb #4aec7bf3
-class StyleRun(Run):
-    "Trains a LoRA on pairs; goes on where it was cut off."
+class StyleRun:
+    "A LoRA in training on pairs: its models, its loss, and the run that keeps its checkpoints."
 
     def __init__(
         self,
-        models: dict,           # from `load_models`; the UNet gets adapters
-        folder,                 # of the checkpoint
-        word: str,              # of the prompt
-        rank: int = 8,          # of the LoRA
-        lr: float = 8e-3,       # peak learning rate
-        seed: int = 0,          # of everything random
+        models: dict,             # from `load_models`; the UNet gets adapters
+        folder,                   # of the checkpoint
+        word: str,                # of the prompt
+        rank: int = 8,            # of the LoRA
+        lr: float = 8e-3,         # peak learning rate
+        seed: int = 0,            # of everything random
         max_timestep: int = 300,  # noisiest entry
     ):
         self.parts, self.unet, self.word, self.top = models, models["unet"], word, max_timestep
-        super().__init__(add_adapters(self.unet, ["style"], rank, seed=seed), folder, lr, seed, weight_decay=0)
-        device = self.accelerator.device
+        self.run = Run(add_adapters(self.unet, ["style"], rank, seed=seed), folder, lr, seed, weight_decay=0)
+        device = self.run.accelerator.device
         for name in ("unet", "vae", "text_encoder"): models[name].to(device)
-        with torch.no_grad(): self.text = encode_prompts(models["tokenizer"], models["text_encoder"], [word], models.get("clip_skip", 0))
-        self.kind, self.abar = models["scheduler"].config.prediction_type, models["scheduler"].alphas_cumprod.to(device)
+        with torch.no_grad():
+            skip = models.get("clip_skip", 0)
+            self.text = encode_prompts(models["tokenizer"], models["text_encoder"], [word], skip)
+        scheduler = models["scheduler"]
+        self.kind, self.abar = scheduler.config.prediction_type, scheduler.alphas_cumprod.to(device)
+
+    def encode(
+        self,
+        frames: list,  # (1, h, w, 3) uint8 each
+    ) -> Tensor:       # (n, 4, h, w) latents
+        "Frames as the network sees them."
+        with torch.no_grad():
+            return vae_encode(self.parts["vae"], to_signed(np.stack(frames)).to(self.abar.device))
 
     def loss(
         self,
         clips: list[dict],  # photo and styled (1, h, w, 3) uint8 each
-        rngs: list,         # a source of chance for each
-    ) -> Tensor:
-        "Mean square and half the mean absolute error of the answer."
-        device = self.abar.device
-        with torch.no_grad(): source, target = (vae_encode(self.parts["vae"], to_signed(np.stack([clip[key] for clip in clips])).to(device)) for key in ("photo", "styled"))
-        entry = torch.tensor([rng.random() < 0.65 for rng in rngs], device=device)
-        t = torch.tensor([int(rng.integers(20, self.top if real else self.top // 2)) for rng, real in zip(rngs, entry.tolist())], device=device)
-        noise = torch.stack([torch.from_numpy(rng.standard_normal(source.shape[1:], np.float32)) for rng in rngs]).to(device)
-        x_t = diffuse(self.abar, torch.where(entry.view(-1, 1, 1, 1), source, target), t, noise)
+        rngs: list,         # a random generator for each
+    ) -> Tensor:            # a number
+        "Mean square and half the mean absolute error of the network's output."
+        source, target = (self.encode([clip[key] for clip in clips]) for key in ("photo", "styled"))
+        entry = [rng.random() < 0.65 for rng in rngs]
+        t = [int(rng.integers(20, self.top if real else self.top // 2)) for rng, real in zip(rngs, entry)]
+        noise = [torch.from_numpy(rng.standard_normal(source.shape[1:], np.float32)) for rng in rngs]
+        t, entry = torch.tensor(t).to(source.device), torch.tensor(entry).to(source.device)
+        start = torch.where(entry.view(-1, 1, 1, 1), source, target)
+        x_t = diffuse(self.abar, start, t, torch.stack(noise).to(source.device))
         out = self.unet(x_t, t, self.text, 0, chunk_views(self.unet, 1))
         wanted = answer_for(self.kind, self.abar, t, x_t, target)
         return F.mse_loss(out, wanted) + 0.5 * F.l1_loss(out, wanted)
 
 # %% ../../nbs/training/lora.ipynb #b180f788
 def train_style(
-    pictures: list,          # (H, W, 3) uint8 photographs
-    teacher,                 # frame -> frame, (H, W, 3) uint8 each
-    path: str | Path,        # of the LoRA, .safetensors; the checkpoint goes beside it
-    word: str,               # the prompt's word for it
-    steps: int = 400,        # of the optimiser
-    batch: int = 8,          # frames a step
-    size: int = 96,          # their side, pixels
-    rank: int = 8,           # of the LoRA
+    pictures: list,              # (H, W, 3) uint8 photographs
+    teacher,                     # frame -> frame, (H, W, 3) uint8 each
+    path: str | Path,            # of the LoRA, .safetensors; the checkpoint goes beside it
+    word: str,                   # the prompt's word for it
+    steps: int = 400,            # of the optimiser
+    batch: int = 8,              # frames a step
+    size: int = 96,              # their side, pixels
+    rank: int = 8,               # of the LoRA
     models: dict | None = None,  # from `load_models`; None: the embedded ones
-    report=None,             # called with (step, loss)
-    seed: int = 0,           # of everything random
-) -> Path:                   # of the LoRA
-    "A style of your own. A second call goes on where the first was cut off."
+    report=None,                 # called with (step, loss)
+    seed: int = 0,               # of everything random
+) -> Path:                       # of the LoRA
+    "A style of your own. A second call resumes where the first was cut off."
     path = Path(path)
     stacks = [paint_stack(resize_short(picture, 2 * size), {word: teacher}) for picture in pictures]
     data = PhotoClips(stacks, frames=1, size=size, seed=seed, styles=(word,))
     models = models or load_models("tiny", "cpu", torch.float32, graphs=False)
-    run = StyleRun(models, path.parent / f"{path.stem}-run", word, rank, seed=seed, max_timestep=models.get("max_timestep") or 1000)
+    top = models.get("max_timestep") or 1000
+    style = StyleRun(models, path.parent / f"{path.stem}-run", word, rank, seed=seed, max_timestep=top)
     def loss(step, mine):
         places = [step * batch + i for i in share(batch, mine)]
-        return run.loss([data[place] for place in places], [np.random.default_rng((seed, place)) for place in places])
-    run.fit("style", loss, steps, report=report)
-    return save_lora(run.unet, "style", path)
+        rngs = [np.random.default_rng((seed, place)) for place in places]
+        return style.loss([data[place] for place in places], rngs)
+    style.run.fit("style", loss, steps, report=report)
+    return save_lora(style.unet, "style", path)

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..engine.unet import DepthAdapter, StreamUNet
+from ..engine.levels import DepthAdapter
+from ..engine.unet import StreamUNet
 from ..files.files import fetch, open_weights
 from ..files.formats import (check_architecture, check_input_channels, fill, motion_state,
                                         text_of_single_file, unet_of_single_file, vae_config,
