@@ -131,8 +131,9 @@ def sources() -> dict:
 
 
 def test_lines_fit():
+    "A figure's text is a directive, which nbdev reads from one line."
     long = [f"{place}:{n} has {len(line)}" for place, text in sources().items()
-            for n, line in enumerate(text.splitlines(), 1) if len(line) > 120]
+            for n, line in enumerate(text.splitlines(), 1) if len(line) > 120 and not line.startswith("#| fig-alt")]
     assert not long, f"{len(long)} lines of more than 120 characters:\n" + "\n".join(long)
 
 

@@ -206,7 +206,9 @@ def test_a_b_a_is_bit_identical_to_a(tmp_path, dtype):
     unet = sd_unet().to(dtype).to(memory_format=torch.channels_last)
     a, b = (save_layout(tmp_path / f"{n}.safetensors", factors(unet, LAYERS[n:], n), "kohya") for n in (0, 3))
     stack, start = LoraStack({"unet": unet}), bits(unet)
-    def now(wanted): stack.apply(wanted); return bits(unet)
+    def now(wanted):
+        stack.apply(wanted)
+        return bits(unet)
     with_a = now({a: 0.8})
     assert (
         not same(with_a, now({b: 1.0}))

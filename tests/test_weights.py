@@ -297,9 +297,12 @@ def wrong_files(folder, files, single):
     good, half = Path(files["motion"]), single.read_bytes()
     state = fetch(open_weights(good))
     unet = load_file(f"{files['name']}/unet/diffusion_pytorch_model.safetensors")
-    def torch_file(name, content): torch.save(content, folder / name); return folder / name
-    def safe_file(name, content): save_file(content, folder / name); return folder / name
-    def raw(name, content): (folder / name).write_bytes(content); return folder / name
+    def put(name, write):
+        write(folder / name)
+        return folder / name
+    def torch_file(name, content): return put(name, lambda path: torch.save(content, path))
+    def safe_file(name, content): return put(name, lambda path: save_file(content, path))
+    def raw(name, content): return put(name, lambda path: path.write_bytes(content))
     first = next(k for k in state if k.endswith("proj_in.weight"))
     return {
         "malicious": (

@@ -196,5 +196,6 @@ def up_inputs(
 ) -> list[int]:
     "Channels entering each layer of decoder level `i`: what comes from below, plus what the encoder left."
     below = widths[min(i + 1, len(widths) - 1)]
-    left = [widths[i]] * layers + [widths[max(i - 1, 0)]]    # this level's layers, and the level above's downsampled output
+    # this level's layers, and the level above's downsampled output
+    left = [widths[i]] * layers + [widths[max(i - 1, 0)]]
     return [(below if j == 0 else widths[i]) + skip for j, skip in enumerate(left)]

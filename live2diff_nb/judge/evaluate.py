@@ -20,7 +20,7 @@ from .cases import Case, make_cases, open_weights
 from .metrics import (clip_depth, depth_mse, psnr, sharpness, style_distance, style_statistics,
                                         warp_error)
 from .variants import one_by_one, translate, without_cache
-from ..pipeline.frames import vae_encode
+from ..weights.runners import vae_encode
 from ..pipeline.live2diff import Live2Diff
 
 # %% ../../nbs/judge/evaluate.ipynb #f7394363

@@ -19,7 +19,7 @@ from ..depth.estimator import RunningRange, depth_to_image
 from ..engine.kvcache import check_window
 from ..video.sources import resize_frame
 from ..weights.lora import LoraStack
-from ..weights.runners import Runner, vae_decode, vae_encode
+from ..weights.runners import Runner
 
 # %% ../../nbs/pipeline/frames.ipynb #5ab9106f
 def prepare_frame(

@@ -20,7 +20,8 @@ from ..data.teachers import STYLES, make_prompt
 from ..depth.estimator import RunningRange, depth_to_image
 from ..engine.masks import temporal_mask
 from ..engine.unet import StreamUNet, chunk_views
-from ..pipeline.frames import encode_prompts, vae_encode
+from ..pipeline.frames import encode_prompts
+from ..weights.runners import vae_encode
 from ..pipeline.live2diff import Live2Diff
 from .checkpoints import whole
 from .loop import Run, share
@@ -201,7 +202,7 @@ def export_run(
     shutil.rmtree(folder, ignore_errors=True)
     recipe = run.recipe
     own = dict(unet=unet.eval().requires_grad_(False), window=recipe.frames, warmup=recipe.warmup)
-    Live2Diff(**{"height": recipe.size, "width": recipe.size, **run.parts, **own}).save_pretrained(folder)
+    Live2Diff.from_parts({"height": recipe.size, "width": recipe.size, **run.parts, **own}).save_pretrained(folder)
     motion = {name: value.contiguous() for name, value in split_unet(trained)[1].items()}
     save_file(motion, folder.with_name("motion.safetensors"))
     return folder

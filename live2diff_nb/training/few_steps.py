@@ -15,7 +15,8 @@ from torch import Tensor
 from ..data.pictures import to_signed
 from ..engine.lcm import RowScalings, add_noise, consistency, lcm_timesteps, predict_x0, row_scalings
 from ..engine.unet import chunk_views
-from ..pipeline.frames import encode_prompts, vae_encode
+from ..pipeline.frames import encode_prompts
+from ..weights.runners import vae_encode
 from .chunks import diffuse
 from .lora import add_adapters, as_adapter, save_lora
 from .loop import Run, share

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..data.camera import PhotoClips
 from ..data.pictures import paint_stack, resize_short, to_signed
 from ..engine.unet import StreamUNet, chunk_views
-from ..pipeline.frames import encode_prompts, vae_encode
+from ..pipeline.frames import encode_prompts
+from ..weights.runners import vae_encode
 from .chunks import answer_for, diffuse
 from .loop import Run, share
 from ..weights.lora import layer_names

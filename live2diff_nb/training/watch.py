@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..engine.lcm import predict_x0, row_scalings
-from ..pipeline.frames import vae_decode
+from ..weights.runners import vae_decode
 from .checkpoints import shared_out
 from .chunks import ChunkRun, diffuse, train_recipe
 from .memory import memory_report

@@ -1,4 +1,6 @@
 """Models from files: the embedded one, the official checkpoint, LoRAs, real weights."""
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"official": ["load_official"], "tiny": ["style_lora"]})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"official": ["load_official"], "tiny": ["style_lora"]}
+)
