@@ -91,7 +91,7 @@ class Module:
         with_default = [*plain[len(plain) - len(args.defaults):], *args.kwonlyargs]
         defaults = dict(zip(with_default, [*args.defaults, *args.kw_defaults]))
         stars = [(arg, star) for arg, star in ((args.vararg, "*"), (args.kwarg, "**")) if arg]
-        found = [(arg, "") for arg in plain + args.kwonlyargs if arg.arg not in ("self", "cls")] + stars
+        found = [(arg, "") for arg in plain + args.kwonlyargs if arg.arg not in ("self", "cls", "ctx")] + stars
         lines = [arg.lineno for arg, _ in found]
         return [Parameter(star + arg.arg, source(arg.annotation), source(defaults.get(arg)),
                           self.docment(arg.lineno) if lines.count(arg.lineno) == 1 else "")

@@ -95,12 +95,12 @@ class Level(nn.Module):
         views,         # iterator over the views of the temporal layers; two are taken by a motion module
     ) -> Tensor:       # (n, channels, h, w)
         "One layer."
-        if not self.checkpointing: return self.compute(i, x, emb, text, views)
+        if not self.checkpointing: return self._compute(i, x, emb, text, views)
         own = [next(views) for _ in range(2 if len(self.motion_modules) else 0)]    # an iterator can be read once only
-        def again(x, emb, text): return self.compute(i, x, emb, text, iter(own))
+        def again(x, emb, text): return self._compute(i, x, emb, text, iter(own))
         return checkpoint(again, x, emb, text, use_reentrant=False, preserve_rng_state=False)
 
-    def compute(self, i: int, x: Tensor, emb: Tensor, text: Tensor, views) -> Tensor:
+    def _compute(self, i: int, x: Tensor, emb: Tensor, text: Tensor, views) -> Tensor:
         "The layer itself; arguments as `layer`."
         x = self.resnets[i](x, emb)
         if len(self.attentions):

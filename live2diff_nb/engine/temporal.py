@@ -30,10 +30,8 @@ def position_codes(
 class ChunkView(NamedTuple):
     "Attention within whole clips."
     frames: int                   # F, frames of each clip
-    mask: Tensor | None = None  # (F, F) bool, True = may attend; None: all see all
-    store: Tensor | None = (
-        None  # (2, locations, heads, >=F, head) cache row that receives the one clip's keys and values
-    )
+    mask: Tensor | None = None    # (F, F) bool, True = may attend; None: all see all
+    store: Tensor | None = None   # (2, locations, heads, >=F, head) cache row that receives the clip's keys and values
 
 
 class RingView(NamedTuple):

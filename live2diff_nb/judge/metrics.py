@@ -80,7 +80,12 @@ class RaftFlow:
         self.model.eval().to(device)
 
     @torch.inference_mode()
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def __call__(
+        self,
+        a: np.ndarray, # (h, w, 3) uint8
+        b: np.ndarray, # (h, w, 3) uint8
+    ) -> np.ndarray: # (h, w, 2) float32, as `dis_flow`
+        "Flow from `a` to `b`."
         h, w = a.shape[:2]
         pictures = torch.from_numpy(np.stack([a, b])).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
         pictures = torch.nn.functional.pad(pictures, (0, -w % 8, 0, -h % 8), mode="replicate")

@@ -128,7 +128,7 @@ class Exchange(NamedTuple):
     id: int              # of the frame that was fed
     frame: np.ndarray    # as fed to the model
     of: int | None       # the frame the picture belongs to
-    picture: np.ndarray | None
+    picture: np.ndarray | None  # (height, width, 3) uint8, the answer
 
 # %% ../../nbs/live/worker.ipynb #bc8af73d
 class Worker:

@@ -106,8 +106,15 @@ class CompiledSteps(Runner):
         super().__init__(unet)
         self.step = torch.compile(unet, fullgraph=True, backend=backend, mode=mode)
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
-        "Arguments and result as `Runner`."
+    def __call__(
+        self,
+        latents: Tensor,    # (rows, 4, h, w) noisy; all five as in `Runner`
+        timesteps: Tensor,  # (rows,) or (1,)
+        text: Tensor,       # (1, tokens, dim)
+        depth: Tensor,      # (rows, c0, h, w) features
+        temporal: list,     # a view for each temporal layer
+    ) -> Tensor:            # (rows, 4, h, w)
+        "One call of the UNet."
         run = self.step if temporal and isinstance(temporal[0], RingView) else self.unet
         return run(latents, timesteps, text, depth, temporal)
 
@@ -148,8 +155,15 @@ class StepGraph:
             view.kv[:, k, :, :, int(view.slot[k])] = torch.from_numpy(new)[:, 0]
         return torch.from_numpy(out)
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
-        "Arguments and result as `Runner`."
+    def __call__(
+        self,
+        latents: Tensor,    # (rows, 4, h, w) noisy; all five as in `Runner`
+        timesteps: Tensor,  # (rows,) or (1,)
+        text: Tensor,       # (1, tokens, dim)
+        depth: Tensor,      # (rows, c0, h, w) features
+        temporal: list,     # a view for each temporal layer
+    ) -> Tensor:            # (rows, 4, h, w)
+        "One step, a thread a row."
         args = (latents, timesteps, text, depth, temporal)
         others = [self.pool.submit(self._row, k, *args) for k in range(1, len(latents))]
         return torch.cat([self._row(0, *args), *(other.result() for other in others)])
@@ -212,8 +226,15 @@ class CpuGraphs(Runner):
         "Look for edits that leave no trace."
         for graph in (self.step, *self.graphs.values()): graph.copy.compare()
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
-        "Arguments and result as `Runner`."
+    def __call__(
+        self,
+        latents: Tensor,    # (rows, 4, h, w) noisy; all five as in `Runner`
+        timesteps: Tensor,  # (rows,) or (1,)
+        text: Tensor,       # (1, tokens, dim)
+        depth: Tensor,      # (rows, c0, h, w) features
+        temporal: list,     # a view for each temporal layer
+    ) -> Tensor:            # (rows, 4, h, w)
+        "One call of the UNet."
         run = self.step if self.step.fits(latents, text, temporal) else self.unet
         return run(latents, timesteps, text, depth, temporal)
 
