@@ -118,6 +118,12 @@ class Module:
         base = next((classes()[name] for name in map(source, node.bases) if name in classes()), None)
         return base[0].made_with(base[1]) if base else []
 
+    def overridden(self, node, name: str) -> list[Parameter]:
+        "Parameters of the method of a base of ours that this one stands for: their docments are written there."
+        bases = [classes()[base] for base in map(source, node.bases) if base in classes()]
+        return next((module.parameters(item) for module, base in bases for item in base.body
+                     if isinstance(item, FUNCTION) and item.name == name), [])
+
     def class_entries(self, node) -> list[Entry]:
         "A class, its public methods and its properties."
         parameters, doc = self.made_with(node), ast.get_docstring(node) or ""
@@ -130,6 +136,7 @@ class Module:
             marks = {mark.split(".")[-1] for mark in map(source, item.decorator_list)}
             if marks & {"setter", "deleter"}: continue
             found.append(self.entry(item, node.name + "."))
+            if above := self.overridden(node, item.name): found[-1].parameters = above
             if marks & {"property", "cached_property"}:
                 found[-1].kind, found[-1].signature = "property", found[-1].signature.replace("()", "", 1)
         return found

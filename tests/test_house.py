@@ -116,8 +116,8 @@ def test_no_tower_of_classes():
 # ---- lines ---------------------------------------------------------------------------------------------------------
 def test_modules_are_short():
     lengths = {name: len(path_of(name).read_text(encoding="utf8").splitlines()) for name in ORDER}
-    long = {name: length for name, length in lengths.items() if length > 260}
-    assert not long, f"lines of a module, 260 at most: {long}"
+    long = {name: length for name, length in lengths.items() if length > 270}
+    assert not long, f"lines of a module, 270 at most: {long}"
 
 
 @cache

@@ -14,7 +14,8 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from live2diff_nb import Live2Diff, cli
-from live2diff_nb.live.controls import SETTERS, Controls, FunctionModel, PipelineModel
+from live2diff_nb.live.controls import SETTERS, Controls
+from live2diff_nb.live.models import FunctionModel, PipelineModel
 from live2diff_nb.live.desk import Desk, Pages, unbind_replies
 from live2diff_nb.live.feed import Feed, Recorder
 from live2diff_nb.live.quality import AdaptiveQuality, ladder

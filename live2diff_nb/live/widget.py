@@ -19,7 +19,8 @@ import psutil
 import torch
 import traitlets
 
-from .controls import Controls, as_model
+from .controls import Controls
+from .models import as_model
 from .desk import Desk, unbind_replies
 from .feed import Feed, Recorder
 from .stage import Stage, stage_status

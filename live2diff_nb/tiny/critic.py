@@ -7,9 +7,6 @@ __all__ = ['CRISP', 'CRITIC', 'Critic', 'hinge', 'crispness', 'grain', 'frozen',
            'with_critic']
 
 # %% ../../nbs/tiny/critic.ipynb #c0000003
-from pathlib import Path
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -9,7 +9,7 @@ __all__ = ['TINY_RECIPE', 'TOY_RECIPE', 'NAMED', 'Recipe', 'check_recipe', 'conv
 
 # %% ../../nbs/training/recipe.ipynb #fcb66bfc
 import difflib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch

@@ -106,15 +106,8 @@ class CompiledSteps(Runner):
         super().__init__(unet)
         self.step = torch.compile(unet, fullgraph=True, backend=backend, mode=mode)
 
-    def __call__(
-        self,
-        latents: Tensor,    # (rows, 4, h, w) noisy; all five as in `Runner`
-        timesteps: Tensor,  # (rows,) or (1,)
-        text: Tensor,       # (1, tokens, dim)
-        depth: Tensor,      # (rows, c0, h, w) features
-        temporal: list,     # a view for each temporal layer
-    ) -> Tensor:            # (rows, 4, h, w)
-        "One call of the UNet."
+    def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
+        "Arguments and result as `Runner`."
         run = self.step if temporal and isinstance(temporal[0], RingView) else self.unet
         return run(latents, timesteps, text, depth, temporal)
 
@@ -226,15 +219,8 @@ class CpuGraphs(Runner):
         "Look for edits that leave no trace."
         for graph in (self.step, *self.graphs.values()): graph.copy.compare()
 
-    def __call__(
-        self,
-        latents: Tensor,    # (rows, 4, h, w) noisy; all five as in `Runner`
-        timesteps: Tensor,  # (rows,) or (1,)
-        text: Tensor,       # (1, tokens, dim)
-        depth: Tensor,      # (rows, c0, h, w) features
-        temporal: list,     # a view for each temporal layer
-    ) -> Tensor:            # (rows, 4, h, w)
-        "One call of the UNet."
+    def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
+        "Arguments and result as `Runner`."
         run = self.step if self.step.fits(latents, text, temporal) else self.unet
         return run(latents, timesteps, text, depth, temporal)
 
