@@ -230,7 +230,11 @@ def load_tokenizer(
     "CLIP's tokenizer; a single file does not bring one."
     from transformers import CLIPTokenizer
     place = tokenizer or (base["folder"] / "tokenizer" if "folder" in base else "openai/clip-vit-large-patch14")
-    try: return CLIPTokenizer.from_pretrained(locate(place, ["*.json", "*.txt"]))
+    try:
+        folder = locate(place, ["*.json", "*.txt"])
+        if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+            raise ValueError(f"{folder} holds neither tokenizer.json nor vocab.json")    # a blank one would be made
+        return CLIPTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"no tokenizer: {' '.join(str(error).split())[:160]}; a single file brings none, "
                          "give tokenizer= a folder or hub id of CLIP's") from error
