@@ -19,7 +19,13 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .engine.stream import StreamDenoiser
+from .engine.unet import StreamUNet
+from .live.bench import main as live
 from .measured import peak_memory
+from .pipeline.live2diff import Live2Diff
+from .video.sinks import open_sink
+from .video.sources import open_source
 
 # %% ../nbs/bench.ipynb #3c268202
 def peak_rate(
@@ -56,9 +62,6 @@ def measure_tiny(
     frames: int = 120, # of the bundled clip
 ) -> dict: # frames per second, share of the peak
     "Speed of the bundled model from file to file."
-    from live2diff_nb.pipeline.live2diff import Live2Diff # here, so that `measure_first` can time the import
-    from live2diff_nb.video.sinks import open_sink
-    from live2diff_nb.video.sources import open_source
     pipe, stamps = Live2Diff.from_pretrained("tiny"), []
     with tempfile.TemporaryDirectory() as folder, open_sink(Path(folder) / "out.mp4") as sink:
         for frame in pipe.stream(open_source("demo", limit=frames), prompt="starry night"):
@@ -90,7 +93,6 @@ def measure_step(
     repeats: int = 3, # timed steps
 ) -> dict: # seconds, operations, ratio, bytes
     "One streaming step of two denoising rows, against its operations at the peak."
-    from live2diff_nb.engine.stream import StreamDenoiser
     engine = StreamDenoiser(unet, timesteps=[399, 159])
     latents = torch.randn(9, unet.config.in_channels, size, size)
     engine.warm_up(latents[:8], latents[:8], torch.randn(1, 77, unet.config.cross_attention_dim))
@@ -102,7 +104,6 @@ def measure_step(
 # %% ../nbs/bench.ipynb #3bfc2cc4
 def measure_sd15() -> dict:
     "`measure_step` at the size of Stable Diffusion 1.5, which is the default of `StreamUNet`."
-    from live2diff_nb.engine.unet import StreamUNet
     return measure_step(StreamUNet().eval())
 
 # %% ../nbs/bench.ipynb #ad19ff92
@@ -129,9 +130,7 @@ def main(
 ):
     "Take the measurements, each in a process of its own, and print the table."
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["live"]:
-        from live2diff_nb.live.bench import main as live # needs a browser, the others do not
-        return live(argv[1:])
+    if argv[:1] == ["live"]: return live(argv[1:])
     parser = argparse.ArgumentParser(prog="live2diff-nb bench",
                                      description="Measure the speed on this machine; best with nothing else running.",
                                      epilog="`live2diff-nb bench live --help`: the live widget in a real browser.")

@@ -12,7 +12,7 @@ import pytest
 from pages import NBS, PATHS, ROOT, notebook, sidebar
 
 PACKAGE = "live2diff_nb"
-LATE = {"cli", "bench"}        # the commands may import anything at first use
+LATE = {"cli"}                 # its subcommands may import anything at first use
 
 
 def modules() -> list[str]:
