@@ -25,7 +25,10 @@ setup(
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split() + cfg["train_requirements"].split(), "train": cfg["train_requirements"].split()},
+    extras_require={
+        "dev": cfg["dev_requirements"].split() + cfg["train_requirements"].split(),
+        "train": cfg["train_requirements"].split(),
+    },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )
