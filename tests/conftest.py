@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMED = ["test_live_browser", "test_live"]
+TIMED = ["test_live_browser", "test_live_elsewhere", "test_live"]
 LONGEST = ["test_lora_train", "test_train", "test_sharded", "test_memory", "test_wheel", "test_weights",
            "test_pipeline", "test_lora", "test_recipe", "test_browser", "test_fresh_process", "test_export"]
 REQUIRED = os.environ.get("REQUIRE_BROWSER", "0") not in ("", "0")

@@ -1,121 +1,17 @@
-"""The live widget in a real JupyterLab and Chromium, whose camera is a film: one server and page for most of it."""
+"""The live widget in a real JupyterLab and Chromium, whose camera is a film: one server and page for all."""
 import json
 import shutil
-import socket
-import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from live2diff_nb.live.bench import visit, window
-from live2diff_nb.live.browser import FLAGS, NAMES, READY, Lab, NotebookPage, camera_film, find_chromium, wait_for
+from live2diff_nb.live.browser import READY, wait_for
 from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
+from live_page import IMPORTS, Page, browser, difference, driver, film, lab, launch  # noqa: F401
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.browser
-# seconds: longer than the page's, `SILENCE` in live.js
-WATCHDOG = 6.5
-CAMERAS = """() => { const real = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices); window.tracks = [];
-    if (real) navigator.mediaDevices.getUserMedia = async c => {
-        const s = await real(c); window.tracks.push(...s.getTracks()); return s } }"""
-
-
-@pytest.fixture(scope="module")
-def driver():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e .[dev]")
-    with playwright.sync_playwright() as driver: yield driver
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    "The bundled clip as a camera's film."
-    return camera_film(tmp_path_factory.mktemp("film") / "clip.y4m")
-
-
-@pytest.fixture(scope="module")
-def launch(driver, film):
-    "Start a Chromium with more flags; without `camera` there is none, with `allowed=False` it denies it."
-    if not any(map(shutil.which, NAMES)): pytest.skip("no Chromium on this machine: install chromium")
-    open_windows = []
-    def start(*more, camera=True, allowed=True):
-        flags = [flag for flag in FLAGS if camera or "fake-device" not in flag]
-        flags += ["--host-resolver-rules=MAP lab.example 127.0.0.1", *more]
-        flags += [f"--use-file-for-fake-video-capture={film}"] * camera + ["--use-fake-ui-for-media-stream"] * allowed
-        open_windows.append(driver.chromium.launch(executable_path=find_chromium(), args=flags))
-        return open_windows[-1]
-    yield start
-    for window in open_windows: window.close()
-
-
-@pytest.fixture(scope="module")
-def browser(launch): return launch()
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    "JupyterLab in a folder that holds the live notebook."
-    folder = tmp_path_factory.mktemp("lab")
-    shutil.copy(ROOT / "nbs/tutorials/live.ipynb", folder / "live.ipynb")
-    with Lab(folder) as lab: yield lab
-
-
-EXECUTE = """async ([code, limit]) => { let said = '', error = '';
-    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-    const future = kernel.requestExecute({code, store_history: false});
-    future.onIOPub = message => {
-        if (message.header.msg_type === 'stream') said += message.content.text;
-        if (message.header.msg_type === 'error') error = message.content.evalue };
-    const late = new Promise((_, no) => setTimeout(() => no(new Error('no answer from the kernel')), limit));
-    await Promise.race([future.done, late]);
-    return [said, error] }"""
-
-
-class Page(NotebookPage):
-    "A new page with a notebook, whose complaints and cameras are noted."
-
-    def __init__(self, window, lab, name, address=""):
-        super().__init__(window.new_page(), lab, name, address)
-        self.page.set_viewport_size({"width": 1300, "height": 1250})
-        self.complaints = []
-        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.add_init_script(f"({CAMERAS})()")
-        self.open()
-
-    def run(self, code, seconds=120):
-        "Run code in the kernel, without a cell: a page of hundreds of cells is slow. What it printed."
-        said, error = self.page.evaluate(EXECUTE, [code, 1000 * seconds])
-        if error: raise RuntimeError(error)
-        return said
-
-    def show(self, code):
-        "Run a cell that makes `live`, and show it."
-        super().run(code + "\nlive")
-        wait_for(self.look, 60)
-
-    def cameras(self): return self.page.evaluate("window.tracks.map(t => t.readyState)")
-    def view(self, name="", n=-1):
-        view = self.page.locator(".l2d").nth(n)
-        return view.locator(name) if name else view
-
-    def stopped(self, *words):
-        "Does the page say these words, and stand still?"
-        seen = self.look()
-        return seen["button"] == "Start" and all(word in seen["trouble"] for word in words)
-
-    def key(self, key):
-        self.view().focus()
-        self.page.keyboard.press(key)
-
-
-IMPORTS = """import time, threading, json, numpy as np
-from pathlib import Path
-from live2diff_nb.live.widget import LiveTranslator
-def negative(frame): return 255 - frame"""
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +21,6 @@ def desk(browser, lab):
     desk.run(IMPORTS)
     yield desk
     desk.page.close()
-
-
-def difference(a, b): return float(np.abs(np.subtract(a, b, dtype=float)).mean())
 
 
 def in_order(frames, shown, near=4):
@@ -261,44 +154,6 @@ live = LiveTranslator(negative, VideoStream(video=film))""")
     wait_for(lambda: "show the widget in a cell first" in desk.look()["trouble"])
     said = desk.run("try: LiveTranslator(negative, still)\nexcept TypeError as error: print('no picture', error)")
     assert "no picture" in said
-
-
-def test_hidden_tab(lab, film, tmp_path):
-    "Really hidden: another tab is brought to the front, while no driver holds the page awake."
-    def tabs(port, what, method="GET"):
-        ask = urllib.request.Request(f"http://127.0.0.1:{port}/json/{what}", method=method)
-        return json.load(urllib.request.urlopen(ask))
-    with window(film, tmp_path) as port:
-        def begin(page):
-            desk = NotebookPage(page, lab, "hidden").open()
-            desk.run(IMPORTS + """
-said = []
-def note(page, **numbers):
-    said.append((numbers["hidden"], numbers["painted"], time.monotonic()))
-    alive(page, **numbers)
-    Path("said.new").write_text(json.dumps(said))
-    Path("said.new").rename("said.json")""")
-            desk.show("""live = LiveTranslator(negative)
-alive = live.desk.handlers['alive']
-live.desk.handlers['alive'] = note""")
-            desk.started()
-        visit(port, begin)
-        own = next(tab["id"] for tab in tabs(port, "list") if "/lab/" in tab["url"])
-        said = lambda: json.loads(file.read_text()) if (file := lab.folder / "said.json").exists() else []
-        hidden = lambda: [(painted, at) for away, painted, at in said() if away]
-        wait_for(lambda: said() and not said()[-1][0])
-        tabs(port, "new?about:blank", "PUT")                                   # a new tab lies over it
-        wait_for(lambda: hidden() and hidden()[-1][1] - hidden()[0][1] > WATCHDOG)
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/json/activate/{own}")
-        wait_for(lambda: not said()[-1][0] and said()[-1][1] > hidden()[-1][0] + 5, 30, said)
-        def end(page):
-            desk = NotebookPage(page, lab, "hidden")
-            return desk.look(), json.loads(desk.run("print(json.dumps([live.running, dict(live.troubles), said]))"))
-        seen, (running, troubles, said) = visit(port, end)
-    assert running and not troubles and not seen["trouble"]
-    hidden = [painted for away, painted, _ in said if away]
-    assert len(hidden) >= 4 and hidden[-1] - hidden[0] <= 2, f"a hidden tab takes no frames: {said}"
-    assert not said[0][0] and not said[-1][0] and seen["painted"] > hidden[-1] + 5, f"back again it goes on: {said}"
 
 
 def test_interrupt(desk):
@@ -647,90 +502,3 @@ def test_widget_closed_and_kernel_restarted(desk):
     desk.page.evaluate("void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     wait_for(lambda: "live" not in desk.cameras(), 40)                         # the camera's light goes off
     if desk.look(): wait_for(lambda: "kernel" in (desk.look() or {"trouble": "kernel"})["trouble"], 30, desk.look)
-
-
-# ---- no camera -----------------------------------------------------------------------------------------------------
-def test_camera_denied(launch, lab):
-    desk = Page(launch(allowed=False), lab, "troubles")
-    desk.run(IMPORTS)
-    desk.show("live = LiveTranslator(negative)")
-    for _ in range(2):                                                         # the refusal is asked for anew each time
-        desk.click(".main")
-        wait_for(lambda: desk.stopped("denied", "address bar"), 60, desk.look)
-        desk.page.evaluate("[...document.querySelectorAll('.l2d .trouble')].at(-1).textContent = ''")
-    assert desk.run("print(dict(live.troubles))") == "{'NotAllowedError': 2}\n"
-    desk.run("live.close()")
-    assert not [said for said in desk.complaints if "NotAllowed" in said], "a refusal that nobody hears"
-    desk.page.close()
-
-
-def test_no_camera(launch, lab):
-    desk = Page(launch(camera=False), lab, "troubles")
-    desk.run(IMPORTS)
-    desk.show("live = LiveTranslator(negative)")
-    desk.click(".main")
-    wait_for(lambda: desk.stopped("No camera was found"), 60, desk.look)
-    assert desk.run("print(dict(live.troubles))") == "{'NotFoundError': 1}\n"
-    desk.page.close()
-
-
-def test_page_that_is_not_secure(browser, lab):
-    desk = Page(browser, lab, "troubles", lab.address.replace("127.0.0.1", "lab.example"))
-    desk.run(IMPORTS)
-    desk.show("live = LiveTranslator(negative)")
-    desk.click(".main")
-    wait_for(lambda: "HTTPS" in desk.look()["trouble"] and "lab.example" in desk.look()["trouble"])
-    # but a source of the kernel's works, over the channel
-    desk.show("live = LiveTranslator(negative, source='demo')")
-    assert "notebook channel" in desk.started()["status"]
-    desk.page.close()
-
-
-def own_address():
-    "The address of this machine in its network; nothing is sent."
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
-        try: line.connect(("192.0.2.1", 9))
-        except OSError: return "127.0.0.1"
-        return line.getsockname()[0]
-
-
-def test_a_server_elsewhere_over_https(launch, tmp_path):
-    "The camera works where the page is secure, and frames take the notebook's channel."
-    if not shutil.which("openssl"): pytest.skip("no openssl to make a certificate with")
-    files, host = (tmp_path / "cert.pem", tmp_path / "key.pem"), own_address()
-    certify = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=lab".split()
-    subprocess.run([*certify, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
-    with Lab(tmp_path / "lab", host, files) as far:
-        name = far.address if host != "127.0.0.1" else far.address.replace(host, "lab.example")
-        desk = Page(launch("--ignore-certificate-errors"), far, "far", name)
-        desk.run(IMPORTS)
-        desk.show("live = LiveTranslator(negative)")
-        assert "notebook channel" in desk.started(10)["status"]
-        assert desk.page.evaluate("location.protocol + window.isSecureContext") == "https:true"
-        desk.page.close()
-
-
-# ---- the tutorial --------------------------------------------------------------------------------------------------
-def test_live_notebook_moves(browser, lab):
-    desk = Page(browser, lab, "live")
-    desk.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    wait_for(lambda: desk.look(), 180, lambda: desk.page.locator(".jp-RenderedText").all_inner_texts()[-3:])
-    desk.click(".main", 0)
-    inputs, results = set(), set()
-    def collect():
-        seen = desk.look(0)
-        if seen["painted"]: inputs.add(tuple(seen["input"])), results.add(tuple(seen["output"]))
-        return len(inputs) >= 8 and len(results) >= 8
-    wait_for(collect, 90, lambda: desk.look(0))
-    seen = desk.look(0)
-    assert difference(seen["input"], seen["output"]) > 8, "the output looks like the input"
-    box = desk.page.locator(".l2d").first.locator(".prompt")                   # settings can be changed while it runs
-    box.fill("watercolour")
-    box.press("Enter")
-    desk.paints(5, n=0)
-    desk.click(".main", 0)
-    wait_for(lambda: desk.look(0)["button"] == "Start")
-    still = desk.look(0)["output"]
-    time.sleep(1)
-    assert desk.look(0)["output"] == still
-    desk.page.close()
