@@ -8,7 +8,8 @@ from PIL import Image
 
 from live2diff_nb.video.drawn import synthetic_scene
 from live2diff_nb.video.sinks import VideoSink, open_sink, progress
-from live2diff_nb.video.sources import check_frame, demo_clip, open_source, probe_video, resize_frame, side_by_side
+from live2diff_nb.video.sources import (check_frame, demo_clip, open_source, probe_video, resize_frame, rgb_frame,
+                                         side_by_side)
 
 
 def scene(n=12, height=48, width=64): return np.stack(list(synthetic_scene(n, height, width)))
@@ -297,3 +298,13 @@ def test_side_by_side_and_progress():
 def test_stopwatches_run():
     with open_source("demo", limit=5) as source: list(source)
     assert 0 < source.seconds < 5
+
+
+@pytest.mark.parametrize("height, standard", [(718, 5), (720, 1), (1080, 1)])
+def test_a_frame_without_a_tag_is_read_by_its_height(height, standard):
+    "BT.601 (5, as FFmpeg numbers it) below 720 lines, BT.709 (1) from there on."
+    planes = np.full((height * 3 // 2, 16), 90, np.uint8)
+    planes[height:] = 200
+    untagged, tagged = (av.VideoFrame.from_ndarray(planes, format="yuv420p") for _ in range(2))
+    untagged.colorspace, tagged.colorspace = 2, standard
+    assert np.array_equal(rgb_frame(untagged), tagged.to_ndarray(format="rgb24"))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import moving_clip, relative
 from live2diff_nb.files.files import fetch, open_weights, to_safetensors
-from live2diff_nb.files.formats import UNET, unet_of_single_file
+from live2diff_nb.files.formats import UNET, unet_of_single_file, vae_part
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.weights.real import memory_before
 from live2diff_nb.weights.rehearse import FULL, split_unet, to_single_file, write_rehearsal
@@ -437,3 +437,10 @@ def test_what_cannot_fit_is_refused_with_what_would(files):
     )
     assert sum(fits.memory_estimate().values()) <= 200_000_000
     with pytest.raises(ValueError, match="no setting"): Live2Diff.from_pretrained(**files, **SMALL, memory_limit=1000)
+
+
+def test_a_vaes_file_may_hold_its_loss_and_an_average():
+    alone = {"encoder.conv_in.weight": 0, "loss.logvar": 0, "model_ema.decay": 0}
+    assert set(vae_part(alone)) == {"encoder.conv_in.weight"}
+    whole = {"first_stage_model.encoder.conv_in.weight": 0, "model.diffusion_model.out.0.bias": 0}
+    assert set(vae_part(whole)) == {"encoder.conv_in.weight"}
