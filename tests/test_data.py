@@ -9,7 +9,7 @@ import pytest
 from live2diff_nb.data.films import VideoClips, caption_of, has_cut, read_clip
 from live2diff_nb.data.shards import Mixture, PaintedClips, ShardClips, kept, write_shards
 from live2diff_nb.data.teachers import STYLES, TEACHERS
-from live2diff_nb.data.camera import PhotoClips
+from live2diff_nb.data.camera import PhotoClips, view_matrices
 from live2diff_nb.judge.metrics import motion, warp, warp_error
 from live2diff_nb.data.rays import Poses, Thing, make_mips, make_rays, take_view, trace
 from live2diff_nb.data.worlds import RenderedClips, exact_motion
@@ -231,3 +231,10 @@ def test_a_damaged_shard_is_named_and_counted(tmp_path):
     with pytest.warns(UserWarning, match=shards[1].name): assert len([read[i] for i in range(8)]) == 8
     assert list(read.broken) == [shards[1].name]
     with pytest.raises(ValueError, match="write_shards"): ShardClips(tmp_path / "nowhere")
+
+
+def test_the_middle_of_the_frame_looks_at_the_centre_however_the_camera_turns():
+    centre, angle = np.array([[40.0, 25.0]] * 3), np.array([0.0, 0.3, -1.2])
+    middle = np.array([31.5, 31.5, 1])
+    for matrix in view_matrices(centre, np.array([1.0, 1.3, 0.8]), angle, 64):
+        assert np.allclose(matrix @ middle, [40, 25])

@@ -168,3 +168,10 @@ def test_raft_and_clip_say_what_is_missing_and_run_where_they_are(tmp_path, monk
     model, processor = load_clip(str(tmp_path / "clip"))
     assert clip_score([picture] * 3, model, processor) == pytest.approx(100, abs=1e-3)
     assert clip_score([picture, 255 - picture], model, processor) < 99.99
+
+
+def test_a_hidden_half_does_not_thin_the_warp_error():
+    "The mean is over what is seen: one grey step everywhere is the same error, whether all or half is seen."
+    a, b = (np.full((8, 8, 3), value, np.uint8) for value in (100, 101))
+    half = still(1, 8, 8)[0]._replace(seen=np.arange(64).reshape(8, 8) % 2 == 0)
+    assert warp_error([a, b], [half]) == pytest.approx(warp_error([a, b], still(1, 8, 8))) == pytest.approx(1 / 255 ** 2)
