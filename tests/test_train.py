@@ -10,6 +10,7 @@ from live2diff_nb import Live2Diff
 from live2diff_nb.data.camera import PhotoClips
 from live2diff_nb.data.teachers import STYLES
 from live2diff_nb.depth.estimator import TinyDepth
+from live2diff_nb.tiny.autoencoder import edge_loss
 from live2diff_nb.tiny.build import main
 from live2diff_nb.tiny.denoiser import TINY_UNET, PairLoss, Painter, train_stage
 from live2diff_nb.training.checkpoints import load_state
@@ -131,3 +132,9 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
     assert pipe.styles.keys() == json.loads((TINY / "config.json").read_text())["styles"].keys()
     frames = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
     assert len(list(pipe.stream(frames))) == 10
+
+
+def test_edges_count_along_rows_and_columns_alike():
+    stripes = (torch.arange(16) % 2).float().expand(1, 1, 16, 16)
+    across, down = (edge_loss(x, torch.zeros_like(x)) for x in (stripes, stripes.mT))
+    assert across == down > 0
