@@ -93,7 +93,7 @@ class RingTable:
     ) -> tuple[Tensor, Tensor, Tensor]:    # slot (r,), position (r, L), bias (r, L)
         "The bookkeeping of some rows, each of which holds a frame."
         index = [n if n < self.ring else self.ring + n % self.ring for n in numbers]
-        return self.slot[index], self.position[index], self.bias[index]
+        return tuple(torch.stack([table[i] for i in index]) for table in (self.slot, self.position, self.bias))
 
 # %% ../../nbs/engine/kvcache.ipynb #fd27af43
 class LayerShape(NamedTuple):
@@ -113,10 +113,11 @@ class KVCache:
         window: int,               # slots, L
         device=None,               # where the cache lives
         dtype=None,                # of keys and values
+        layers: list | None = None,  # memory of an earlier cache of the same shapes; None: new memory
     ):
         self.window = window
         sizes = [(2, rows, s.locations, s.heads, window, s.channels // s.heads) for s in shapes]
-        self.layers = [torch.zeros(size, device=device, dtype=dtype) for size in sizes]
+        self.layers = layers or [torch.zeros(size, device=device, dtype=dtype) for size in sizes]
 
     def __len__(self):
         return len(self.layers)

@@ -190,7 +190,8 @@ class StreamDenoiser:
         self.count = max(self.count, self.warmup)
         if self.cache is None or self.size != latents.shape[-2:]:
             self.size, unet = latents.shape[-2:], self.unet
-            self.cache = KVCache(self.rows, unet.temporal_shapes(*self.size), self.window, unet.device, unet.dtype)
+            new = getattr(self.runner, "new_cache", KVCache)
+            self.cache = new(self.rows, unet.temporal_shapes(*self.size), self.window, unet.device, unet.dtype)
         self.cache.clear()
         self.tables = [layer.position_table(self.window) for layer in self.unet.temporal_layers]
 

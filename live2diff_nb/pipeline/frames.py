@@ -8,7 +8,6 @@ __all__ = ['prepare_frame', 'Ledger', 'SimilarFilter', 'encode_prompts', 'style_
 # %% ../../nbs/pipeline/frames.ipynb #0e9ce0d9
 import time
 from collections import Counter, deque
-from contextlib import contextmanager
 from typing import Iterable, Iterator
 
 import numpy as np
@@ -16,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ..depth.estimator import RunningRange, depth_to_image
+from ..engine.capture import PartTimes
 from ..engine.kvcache import check_window
 from ..video.sources import resize_frame
+from ..weights.captured import usual_runner
 from ..weights.lora import LoraStack
 from ..weights.runners import Runner
 
@@ -157,7 +158,12 @@ class Models:
         self.max_timestep, self.factor, self.runner, self.styles = max_timestep, factor, runner, styles or {}
         self.loras = LoraStack({"unet": unet, "text_encoder": text_encoder}, lora_rule)
         self.device, self.dtype = unet.device, unet.dtype              # diffusers walks all modules to find these
-        self.timings = Counter()
+        self.times = PartTimes(self.device)
+
+    @property
+    def timings(self) -> Counter:
+        "Seconds by part, of all that is over by now."
+        return self.times.read()
 
     @property
     def runner(self) -> Runner:
@@ -172,7 +178,7 @@ class Models:
         if not isinstance(runner, Runner | None):
             kind = type(runner).__name__
             raise TypeError(f"a runner must be a weights.runners.Runner, got {kind}: make a subclass of it")
-        self._runner = Runner(self.unet) if runner is None else runner
+        self._runner = usual_runner(self.unet) if runner is None else runner
 
     def apply_lora(
         self,
@@ -181,24 +187,21 @@ class Models:
         "Put exactly these LoRAs into the weights."
         self.loras.apply(wanted)
 
-    @contextmanager
     def timed(
         self,
         part: str,  # under which the seconds are kept
-    ):
+    ):              # a context
         "Add the time spent inside to `timings[part]`, seconds."
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.timings[part] += time.perf_counter() - start
+        return self.times.part(part)
 
     def to_pictures(
         self,
         frames: list[np.ndarray],  # (h, w, 3) uint8 each
     ) -> Tensor:                   # (n, 3, h, w) in [-1, 1], channels last in memory
         "Frames as the VAE takes them."
-        pictures = torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2)
+        stack = torch.from_numpy(np.stack(frames))
+        if self.device.type == "cuda": stack = stack.pin_memory()              # so that the copy is not waited for
+        pictures = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return pictures.to(self.dtype).div_(127.5).sub_(1)
 
     def to_frames(
