@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .engine.stream import StreamDenoiser
 from .engine.unet import StreamUNet
+from .gpu_bench import main as gpu
 from .live.bench import main as live
 from .measured import peak_memory
 from .pipeline.live2diff import Live2Diff
@@ -130,10 +131,11 @@ def main(
 ):
     "Take the measurements, each in a process of its own, and print the table."
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["live"]: return live(argv[1:])
+    if argv[:1] in (["live"], ["gpu"]): return {"live": live, "gpu": gpu}[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(prog="live2diff-nb bench",
                                      description="Measure the speed on this machine; best with nothing else running.",
-                                     epilog="`live2diff-nb bench live --help`: the live widget in a real browser.")
+                                     epilog="`live2diff-nb bench live --help`: the live widget in a real browser; "
+                                            "`live2diff-nb bench gpu --help`: everything on an NVIDIA GPU.")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)} (default: all)")
     parser.add_argument("--json", action="store_true", help="print the numbers only, measured in this process")
     args = parser.parse_args(argv)

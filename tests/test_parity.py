@@ -1,5 +1,7 @@
-"""Our engine against outputs recorded from the official implementation (tests/golden, see its meta.json)."""
+"""Our engine against outputs recorded from the official implementation (tests/golden, see its meta.json). On a GPU with
+LIVE2DIFF_DEVICE=cuda, as `bench gpu` calls it."""
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,18 @@ from live2diff_nb.weights.official import load_official
 GOLDEN = Path(__file__).parent / "golden"
 META = json.loads((GOLDEN / "meta.json").read_text())
 CASES = list(META["cases"])
+DEVICE = os.environ.get("LIVE2DIFF_DEVICE", "cpu")
 
 
 def read(name):
-    return {key: value.float() for key, value in load_file(GOLDEN / f"{name}.safetensors").items()}
+    return {key: value.float().to(DEVICE) for key, value in load_file(GOLDEN / f"{name}.safetensors").items()}
 
 
 @pytest.fixture(scope="module")
 def unet():
-    return load_official(read("sd15_unet"), read("live2diff"), **META["unet_config"], motion=META["motion"])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    unet = load_official(read("sd15_unet"), read("live2diff"), **META["unet_config"], motion=META["motion"])
+    return unet.to(DEVICE)
 
 
 def relative(a, b):

@@ -42,9 +42,11 @@ class CudaGraphs(Runner):
     def __init__(
         self,
         unet: StreamUNet,  # the network of the streaming steps
+        network=None,      # recorded in its place, with the same weights: compiled, say
     ):
         super().__init__(unet)
-        self.step, self.parts = Captured(partial(captured_step, unet), "the streaming step"), {}
+        self.step = Captured(partial(captured_step, unet if network is None else network), "the streaming step")
+        self.parts = {}                                            # name -> (model, its captured call)
         self.lie, self.idle = {}, {}     # addresses of each model's weights; the cache that was let go last
 
     def begin(self):
