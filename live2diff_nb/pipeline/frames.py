@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..depth.estimator import RunningRange, depth_to_image
 from ..engine.kvcache import check_window
-from ..video.sources import resize_frame
+from ..video.shown import resize_frame
 from ..weights.lora import LoraStack
 from ..weights.runners import Runner
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .images import image_files
-from .sources import BT709, check_frame
+from .shown import BT709, check_frame
 
 # %% ../../nbs/video/sinks.ipynb #066c5520
 class Sink:
