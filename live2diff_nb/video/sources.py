@@ -17,9 +17,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from .decoded import Film, rgb_frame
 from .drawn import synthetic_scene
 from .images import IMAGES, image_files, read_image
-from .shown import rgb_frame
 
 # %% ../../nbs/video/sources.ipynb #863f6cac
 def demo_clip() -> Path:
@@ -99,8 +99,9 @@ def read_video(
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        film = Film(stream, path)
         for packet in container.demux(stream):
-            try: frames = packet.decode()
+            try: frames = film.decode(packet)
             except av.FFmpegError: frames, bad = [], bad + 1
             given, packets = given + len(frames), packets + (packet.size > 0)
             yield from frames
