@@ -13,22 +13,25 @@ from typing import Iterable, Iterator
 
 import numpy as np
 import torch
+from PIL import Image
+from PIL import Image
 from torch import Tensor
 
 from ..depth.estimator import RunningRange, depth_to_image
 from ..engine.kvcache import check_window
-from ..video.shown import resize_frame
+from ..video.shown import frame_array, over, resize_frame
 from ..weights.lora import LoraStack
 from ..weights.runners import Runner
 
 # %% ../../nbs/pipeline/frames.ipynb #5ab9106f
 def prepare_frame(
-    frame,        # (H, W, 3) uint8 RGB; grey (H, W) or (H, W, 1) and RGBA (H, W, 4) are accepted
-    height: int,  # wanted
-    width: int,   # wanted
-) -> np.ndarray:  # (height, width, 3) uint8
-    "Check a frame and bring it to the working size: centre crop to the aspect ratio, then resize."
-    frame = np.asarray(frame)
+    frame,              # (H, W, 3) uint8 RGB, grey (H, W) or (H, W, 1), RGBA (H, W, 4); array, tensor, PIL picture
+    height: int,        # wanted
+    width: int,         # wanted
+    fit: str = "crop",  # how another shape gets there: "crop", "pad" or "stretch"
+) -> np.ndarray:        # (height, width, 3) uint8
+    "Check a frame and bring it to the working size."
+    frame = frame_array(frame)
     if frame.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 in 0..255, got {frame.dtype}: "
                          "convert with (frame * 255).round().astype('uint8') if it is in 0..1")
@@ -37,7 +40,8 @@ def prepare_frame(
     if frame.ndim != 3 or frame.shape[2] not in (3, 4) or min(frame.shape) == 0:
         raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {frame.shape}: "
                          "pass one frame at a time, channels last")
-    return resize_frame(np.ascontiguousarray(frame[..., :3]), height, width)
+    if frame.shape[2] == 4: frame = np.array(over(Image.fromarray(frame)))
+    return resize_frame(np.ascontiguousarray(frame), height, width, fit)
 
 # %% ../../nbs/pipeline/frames.ipynb #78ed156a
 class Ledger:

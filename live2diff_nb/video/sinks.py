@@ -16,7 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .images import image_files
-from .shown import BT709, check_frame
+from .shown import check_frame
+from .tones import BT709
 
 # %% ../../nbs/video/sinks.ipynb #066c5520
 class Sink:
