@@ -75,6 +75,7 @@ class Source:
     ):
         self.read, self.decode, self.name, self.path, self.moment = read, decode, name, path, moment
         self.fps, self.seconds, self.let_go = float(fps), 0.0, close
+        self.origin = None # the source that this one is made of, if it is
         self.start, self.limit = whole_number("start", start, 0), whole_number("limit", limit, 1)
         left = None if frames is None else max(frames - start, 0)
         self.frames = left if None in (limit, left) else min(left, limit) # frames to come, None when unknown
@@ -150,4 +151,6 @@ def at_rate(
             yield frame, (done / fps, ticks / fps)
             done += ticks
     known = None if source.frames is None else min(source.frames, round(source.frames * fps / source.fps) or 1)
-    return Source(read, itemgetter(0), fps, known, source.name, close=source.close, moment=itemgetter(1))
+    even = Source(read, itemgetter(0), fps, known, source.name, close=source.close, moment=itemgetter(1))
+    even.origin = source
+    return even
