@@ -33,7 +33,7 @@ def keep(
     width, # pixels
 ):
     "The same frames; a copy of each, at the output's size, waits in `kept`."
-    from live2diff_nb.video.sources import resize_frame
+    from live2diff_nb.video.shown import resize_frame
     for frame in frames:
         kept.append(resize_frame(frame, height, width))
         yield frame
@@ -89,7 +89,7 @@ def run(
 ) -> tuple: # (seconds until the first frame, was it stopped?)
     "Translate every frame and write it, until the end or Ctrl-C."
     from live2diff_nb.video.sinks import progress
-    from live2diff_nb.video.sources import side_by_side
+    from live2diff_nb.video.shown import side_by_side
     kept, first = deque(), None
     frames = keep(source, kept, *args.size) if args.side_by_side else source
     options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed)

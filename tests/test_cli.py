@@ -12,7 +12,8 @@ import pytest
 from live2diff_nb.cli import Stop, main, make_parser
 from live2diff_nb.measured import percentile, summary
 from live2diff_nb.options import parse_size
-from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
+from live2diff_nb.video.shown import resize_frame
+from live2diff_nb.video.sources import demo_clip, open_source
 from live2diff_nb.video.sinks import open_sink
 
 COMMAND = [sys.executable, "-m", "live2diff_nb.cli"]

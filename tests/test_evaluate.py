@@ -20,7 +20,8 @@ from live2diff_nb.judge.variants import (Recomputed, fresh_engine, latents_of, o
                                          window_anew, without_cache)
 from live2diff_nb.pipeline.frames import prepare_frame
 from live2diff_nb.video.sinks import open_sink
-from live2diff_nb.video.sources import demo_clip, resize_frame, side_by_side
+from live2diff_nb.video.shown import resize_frame, side_by_side
+from live2diff_nb.video.sources import demo_clip
 from live2diff_nb.weights.tiny import TINY
 
 

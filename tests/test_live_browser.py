@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from live2diff_nb.live.browser import READY, wait_for
-from live2diff_nb.video.sources import demo_clip, open_source, resize_frame
+from live2diff_nb.video.shown import resize_frame
+from live2diff_nb.video.sources import demo_clip, open_source
 from live_page import IMPORTS, Page, browser, difference, driver, film, lab, launch  # noqa: F401
 
 pytestmark = pytest.mark.browser

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from live2diff_nb.video.drawn import synthetic_scene
+from live2diff_nb.video.shown import check_frame, resize_frame, rgb_frame, side_by_side
 from live2diff_nb.video.sinks import VideoSink, open_sink, progress
-from live2diff_nb.video.sources import (check_frame, demo_clip, open_source, probe_video, resize_frame, rgb_frame,
-                                         side_by_side)
+from live2diff_nb.video.sources import demo_clip, open_source, probe_video
 
 
 def scene(n=12, height=48, width=64): return np.stack(list(synthetic_scene(n, height, width)))

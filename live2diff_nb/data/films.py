@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 
-from ..video.sources import rgb_frame
+from ..video.shown import rgb_frame
 
 # %% ../../nbs/data/films.ipynb #9c9986dd
 FILMS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")

@@ -14,7 +14,8 @@ from ..data.worlds import exact_motion
 from ..depth.estimator import load_tiny_depth
 from .metrics import clip_depth, motion
 from ..pipeline.live2diff import Live2Diff
-from ..video.sources import open_source, resize_frame
+from ..video.shown import resize_frame
+from ..video.sources import open_source
 from ..weights.tiny import TINY, load_parts
 
 # %% ../../nbs/judge/cases.ipynb #34107db4

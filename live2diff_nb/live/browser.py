@@ -21,7 +21,8 @@ from pathlib import Path
 
 import av
 
-from ..video.sources import open_source, resize_frame
+from ..video.shown import resize_frame
+from ..video.sources import open_source
 
 # %% ../../nbs/live/browser.ipynb #0b0f0006
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",

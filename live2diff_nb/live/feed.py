@@ -15,7 +15,8 @@ import ipywidgets
 import numpy as np
 from ipywebrtc import AudioStream, CameraStream, MediaStream
 
-from ..video.sources import Source, open_source, resize_frame, synthetic_scene
+from ..video.shown import resize_frame
+from ..video.sources import Source, open_source, synthetic_scene
 from ..video.sinks import VideoSink
 
 # %% ../../nbs/live/feed.ipynb #0c4f10a2
