@@ -177,7 +177,7 @@ def own_place(
     write_record(folder, dict(record, made={k: m for k, m in record["made"].items() if k not in gone} | marks))
 
 # %% ../../nbs/files/places.ipynb #ab000011
-FIXED = ("network", "trained weights", "starting weights")    # these cannot change in the middle of a run
+FIXED = ("trained weights", "network", "starting weights")    # these cannot change in the middle of a run
 
 def changes(
     old: dict,  # settings of before
@@ -194,6 +194,7 @@ def claim(
     settings: dict,        # of which its result is made
     files=(),              # names of its checkpoints
     resume: bool = False,  # go on with other settings, where that is possible
+    start=None,            # name of the run in the same folder whose result is the start
 ):
     "Keep the settings of a run in its folder; where there is another run, say so: `ValueError` with the remedy."
     folder = folder_of(folder)
@@ -202,7 +203,8 @@ def claim(
     way = "give another folder (--out), or resume=True (--resume) to go on from it"
     if there and old is None and not resume:
         raise ValueError(f"{folder / there[0]} is not of a run that left its settings in {folder / RECORD}: {way}")
-    changed = changes(old, settings) if there and old else {}
+    changed = changes(record["runs"].get(start, {}), {key: settings[key] for key in FIXED[1:] if key in settings})
+    if there and old: changed = changes(old, settings)
     said = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changed.items())
     fixed = [key for key in FIXED if key in changed]
     if fixed:
@@ -210,6 +212,8 @@ def claim(
                          f"give another folder (--out) ({said})")
     if changed and not resume:
         raise ValueError(f"{folder} holds a run of {name} with other settings ({said}): {way} with the new settings")
+    for file in files:
+        for part in folder.glob(f".{file}.*.part"): part.unlink()     # of a run that was killed while it wrote
     write_record(folder, dict(record, runs=record["runs"] | {name: settings}))
 
 # %% ../../nbs/files/places.ipynb #ab000014
