@@ -195,7 +195,8 @@ def train(
     from live2diff_nb.training.watch import train_and_watch
     recipe = read_recipe(args.recipe, args.settings)
     folder = Path(args.out or f"out/train-{Path(args.recipe).stem}")
-    result = train_and_watch(recipe, folder, args.estimate)
+    try: result = train_and_watch(recipe, folder, args.estimate, resume=args.resume)
+    except FloatingPointError as error: raise ValueError(error) from None
     if result: print(f"saved        {result}: `live2diff-nb translate IN OUT --weights {result}`")
     return 0
 

@@ -7,6 +7,7 @@ __all__ = ['view_matrices', 'follow', 'drift', 'place', 'camera_path', 'blob', '
            'send_across', 'PhotoClips']
 
 # %% ../../nbs/data/camera.ipynb #003346a1
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 
 from .teachers import STYLES
+from ..files.places import fingerprint
 
 # %% ../../nbs/data/camera.ipynb #f067cb36
 def view_matrices(
@@ -175,6 +177,8 @@ class PhotoClips:
         self.stacks, self.styles = open_stacks(stacks, styles), tuple(styles)
         self.frames, self.size, self.seed, self.start = frames, size, seed, start
         self.objects, self.speed, self.scale = objects, speed, scale
+        rows = (stack[:, ::16, ::16].tobytes() for stack in self.stacks)           # a glance at every picture
+        self.listing = f"{len(self.stacks)} painted pictures {fingerprint(sha256(row).hexdigest() for row in rows)}"
 
     def pick(self,
         style: int, # its index in `styles`

@@ -208,10 +208,10 @@ def claim(
     said = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changed.items())
     fixed = [key for key in FIXED if key in changed]
     if fixed:
-        raise ValueError(f"{folder} holds a run of {name} with another {' and '.join(fixed)}, which cannot be resumed: "
+        raise ValueError(f"{folder} holds a run with another {' and '.join(fixed)}, which cannot be resumed: "
                          f"give another folder (--out) ({said})")
     if changed and not resume:
-        raise ValueError(f"{folder} holds a run of {name} with other settings ({said}): {way} with the new settings")
+        raise ValueError(f"{folder} holds a run with other settings ({said}): {way} with the new settings")
     for file in files:
         for part in folder.glob(f".{file}.*.part"): part.unlink()     # of a run that was killed while it wrote
     write_record(folder, dict(record, runs=record["runs"] | {name: settings}))

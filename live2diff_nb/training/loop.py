@@ -254,6 +254,7 @@ def progress(
     every: int | None = None,  # steps between two lines; None: by the clock
     seconds: float = 10,       # between two lines
     steps: int | None = None,  # of the whole run, if known
+    file=None,                 # open for writing; None: standard output
 ):                             # (step, loss) -> None
     "A report for `fit`: a line now and then."
     losses, begin, last = [], time.time(), [0.0]
@@ -263,6 +264,6 @@ def progress(
         now = time.time()
         if step % every == 0 if every else now - last[0] >= seconds or step + 1 == steps:
             recent = np.mean(losses[-(every or 20):])
-            print(f"{name}: step {step + 1}{of}, loss {recent:.4f}, {now - begin:.0f} s", flush=True)
+            print(f"{name}: step {step + 1}{of}, loss {recent:.4f}, {now - begin:.0f} s", flush=True, file=file)
             last[0] = now
     return report
