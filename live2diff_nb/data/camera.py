@@ -7,15 +7,14 @@ __all__ = ['view_matrices', 'follow', 'drift', 'place', 'camera_path', 'blob', '
            'send_across', 'PhotoClips']
 
 # %% ../../nbs/data/camera.ipynb #003346a1
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from .pictures import glance
 from .teachers import STYLES
-from ..files.places import fingerprint
 
 # %% ../../nbs/data/camera.ipynb #f067cb36
 def view_matrices(
@@ -177,8 +176,7 @@ class PhotoClips:
         self.stacks, self.styles = open_stacks(stacks, styles), tuple(styles)
         self.frames, self.size, self.seed, self.start = frames, size, seed, start
         self.objects, self.speed, self.scale = objects, speed, scale
-        rows = (stack[:, ::16, ::16].tobytes() for stack in self.stacks)           # a glance at every picture
-        self.listing = f"{len(self.stacks)} painted pictures {fingerprint(sha256(row).hexdigest() for row in rows)}"
+        self.listing = f"{len(self.stacks)} painted pictures {glance(self.stacks)}"
 
     def pick(self,
         style: int, # its index in `styles`

@@ -193,14 +193,14 @@ def claim(
     name: str,             # of the run
     settings: dict,        # of which its result is made
     files=(),              # names of its checkpoints
-    resume: bool = False,  # go on with other settings, where that is possible
+    resume: bool | None = False,  # go on with other settings, where that is possible; None: that is never possible
     start=None,            # name of the run in the same folder whose result is the start
 ):
     "Keep the settings of a run in its folder; where there is another run, say so: `ValueError` with the remedy."
     folder = folder_of(folder)
     record, there = read_record(folder), [file for file in files if (folder / file).exists()]
     old = record["runs"].get(name)
-    way = "give another folder (--out), or resume=True (--resume) to go on from it"
+    way = "give another folder" + (" (--out), or resume=True (--resume) to go on from it" if resume is not None else "")
     if there and old is None and not resume:
         raise ValueError(f"{folder / there[0]} is not of a run that left its settings in {folder / RECORD}: {way}")
     changed = changes(record["runs"].get(start, {}), {key: settings[key] for key in FIXED[1:] if key in settings})
@@ -211,7 +211,7 @@ def claim(
         raise ValueError(f"{folder} holds a run with another {' and '.join(fixed)}, which cannot be resumed: "
                          f"give another folder (--out) ({said})")
     if changed and not resume:
-        raise ValueError(f"{folder} holds a run with other settings ({said}): {way} with the new settings")
+        raise ValueError(f"{folder} holds a run with other settings ({said}): {way}")
     for file in files:
         for part in folder.glob(f".{file}.*.part"): part.unlink()     # of a run that was killed while it wrote
     write_record(folder, dict(record, runs=record["runs"] | {name: settings}))

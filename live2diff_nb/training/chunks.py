@@ -133,11 +133,11 @@ def steady(
 FREE = ("steps", "every", "strips", "per_pass", "checkpointing")      # these may change: the result stays the same
 
 def read_weights(
-    parts: dict,    # from `load_parts`
-    recipe: Recipe, # with `motion`: fresh modules are no weights that were read
-) -> str:           # a word; other weights are another word
+    parts: dict,   # from `load_parts` or `load_models`
+    fresh: bool,   # are the motion modules new ones?
+) -> str:          # a word; other weights are another word
     "The first numbers of every tensor that came from a file."
-    new = ("flow_conv_in.",) + (".motion_modules.",) * (recipe.motion == "fresh")
+    new = ("flow_conv_in.",) + (".motion_modules.",) * fresh
     named = {f"{part}.{name}": p for part in ("unet", "vae", "text_encoder") for name, p in parts[part].named_parameters()}
     return fingerprint((name, p.detach().flatten()[:16].tolist()) for name, p in named.items()
                        if not any(word in name for word in new))
@@ -164,7 +164,7 @@ class ChunkRun(Run):
     ):
         self.recipe, self.clips = recipe, open_clips(recipe) if clips is None else clips
         self.parts, self.settings = load_parts(recipe) if parts is None else parts, settings_of(recipe, self.clips)
-        if parts is None: self.settings["starting weights"] = read_weights(self.parts, recipe)
+        if parts is None: self.settings["starting weights"] = read_weights(self.parts, recipe.motion == "fresh")
         self.unet = self.parts["unet"].train().requires_grad_(True)
         if recipe.checkpointing: checkpointed(self.unet)
         precision = None if recipe.precision == "no" else recipe.precision
