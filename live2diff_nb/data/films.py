@@ -181,7 +181,8 @@ class VideoClips:
         for _ in range(self.tries):
             frames, path = self.read(rng)
             if frames is None: continue
-            return dict(photo=cut_square(frames, self.size, rng, self.zoom), caption=caption_of(path, self.captions), source=str(path))
+            photo = cut_square(frames, self.size, rng, self.zoom)
+            return dict(photo=photo, caption=caption_of(path, self.captions), source=str(path))
         raise ValueError(f"no {self.frames} frames without a cut found in {self.tries} places: "
                          "use fewer frames, a smaller stride or longer films")
 
