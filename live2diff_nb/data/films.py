@@ -137,8 +137,9 @@ class VideoClips:
         for path in found: self.add(path)
         if not self.films:
             raise ValueError(f"no readable film in {folder}: give a folder with {', '.join(FILMS)} files")
-        self.captions = lists_for(folder, found)                          # file -> caption
-        told = [(path.name, path.stat().st_size, caption_of(path, self.captions)) for path, _ in self.films]
+        listed = lists_for(folder, found)
+        self.captions = {path: caption_of(path, listed) for path, _ in self.films}
+        told = [(path.name, path.stat().st_size, text) for path, text in self.captions.items()]
         self.listing = f"{len(told)} films {fingerprint(told)}"
 
     def add(self,
@@ -182,7 +183,7 @@ class VideoClips:
             frames, path = self.read(rng)
             if frames is None: continue
             photo = cut_square(frames, self.size, rng, self.zoom)
-            return dict(photo=photo, caption=caption_of(path, self.captions), source=str(path))
+            return dict(photo=photo, caption=self.captions[path], source=str(path))
         raise ValueError(f"no {self.frames} frames without a cut found in {self.tries} places: "
                          "use fewer frames, a smaller stride or longer films")
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..data.camera import open_stacks
 from ..data.pictures import glance, to_signed
 from ..data.teachers import STYLES
-from ..files.places import check_own, own_place
+from ..files.places import check_own
 from .texture import StyleLoss
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..weights.tiny import TinyVAE
 
@@ -130,7 +131,7 @@ def train_vae(
         crops = np.stack([sample_crop(stacks, size, rng) for _ in range(256)])
         spread = vae.encode(to_signed(crops)).std().item()
     vae.register_to_config(scaling_factor=round(1 / spread, 4))
-    with own_place(folder, "vae") as new: vae.save_pretrained(new)
+    with shared_place(folder, "vae") as new: vae.save_pretrained(new)
     return vae
 
 # %% ../../nbs/tiny/autoencoder.ipynb #4fe81a24

@@ -19,13 +19,14 @@ from ..data.camera import open_stacks
 from ..data.pictures import default_photographs, pair_photographs, photographs
 from ..data.teachers import STYLES, TEACHERS
 from ..depth.estimator import TinyDepth
-from ..files.places import RECORD, own_place, whole_folder
+from ..files.places import RECORD, whole_folder
 from .autoencoder import finish_decoder, train_vae
 from .critic import with_critic
 from .denoiser import TINY_UNET, Painter, train_stage
 from .finish import Finisher, PictureLoss, finish, load_painter
 from .loras import finish_lora
 from .texture import distinct, open_crops, paint_crops
+from ..training.checkpoints import shared_place
 from ..training.depth import DEPTH_STAGES, train_depth
 from ..training.loop import Run, progress
 from ..weights.tiny import TINY, TinyVAE, load_part
@@ -119,7 +120,7 @@ def run_finish(
     vae, steps = load_part(TinyVAE, folder / "vae", "cpu", torch.float32), max(1, settings["steps"] // 3)
     told = dict(report=progress("decoder"), resume=job.resume)
     decoder = finish_decoder(vae, folder, shards, steps, size=settings["size"], **told)
-    with own_place(folder, "result3/vae") as new: decoder.save_pretrained(new)
+    with shared_place(folder, "result3/vae") as new: decoder.save_pretrained(new)
     painter = load_painter(folder, folder / "result2", result / "vae", folder / "depth")
     run = Run(painter.models, folder, lr, average=True, resume=job.resume)
     finish(Finisher(painter, PictureLoss(painter)), run, shards, report=progress("finish"), **settings)

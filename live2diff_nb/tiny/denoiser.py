@@ -18,7 +18,6 @@ from transformers import CLIPTokenizer
 from ..data.camera import PhotoClips
 from ..data.pictures import to_signed
 from ..data.teachers import STYLES, make_prompt
-from ..files.places import own_place
 from ..depth.estimator import RunningRange, depth_to_image
 from ..engine.lcm import make_scheduler
 from ..engine.masks import temporal_mask
@@ -26,6 +25,7 @@ from ..engine.unet import StreamUNet, chunk_views
 from ..pipeline.frames import encode_prompts
 from .words import make_text_encoder, make_tokenizer
 from ..training.chunks import diffuse
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 
 # %% ../../nbs/tiny/denoiser.ipynb #ce969ef7
@@ -118,7 +118,7 @@ class Painter:
         folder: Path,  # where to: new, or written by this run
     ):
         "Write a part whole, in place of what this run wrote there before."
-        with own_place(self.folder, folder.resolve()) as new: part.save_pretrained(new)
+        with shared_place(self.folder, folder.resolve()) as new: part.save_pretrained(new)
 
 # %% ../../nbs/tiny/denoiser.ipynb #f96688aa
 class PairLoss:

@@ -18,13 +18,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..data.pictures import glance, to_signed
 from ..data.teachers import STYLES, make_prompt
-from ..files.places import own_place
 from ..depth.estimator import TinyDepth, fold_norms
 from ..engine.lcm import add_noise, pick_timesteps, row_scalings
 from ..engine.masks import temporal_mask
 from ..engine.unet import StreamUNet, chunk_views
 from .denoiser import MAX_TIMESTEP, TINY_UNET, Painter
 from .texture import StyleLoss, coarse_loss, roughen, sliding_clip, soften, steadiness_loss
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..weights.tiny import TINY, TinyVAE, load_part
 
@@ -253,7 +253,7 @@ def load_painter(
     "A painter that can paint already."
     def load(kind, path): return load_part(kind, path, "cpu", torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
-    with own_place(folder, "tokenizer") as new: tokenizer.save_pretrained(new)
+    with shared_place(folder, "tokenizer") as new: tokenizer.save_pretrained(new)
     painter = Painter(folder, load(TinyVAE, vae), fold_norms(load(TinyDepth, depth)), TINY_UNET)
     painter.unet.load_state_dict(load(StreamUNet, start / "unet").state_dict())
     painter.text_encoder.load_state_dict(load(CLIPTextModel, start / "text_encoder").state_dict())

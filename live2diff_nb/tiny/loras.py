@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from ..data.pictures import glance
 from ..data.teachers import STYLES
-from ..files.places import check_own, own_place
+from ..files.places import check_own
 from .denoiser import Painter
 from .finish import Finisher, PictureLoss, slide
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..training.lora import add_adapters, save_lora
 
@@ -48,7 +49,7 @@ def finish_lora(
 
     told = dict(batch=batch, size=size, styles=styles, crops=glance(shard[0] for shard in shards))
     run.fit("style", loss, steps, report=report, settings=told)
-    with own_place(folder, path.resolve()) as new:
+    with shared_place(folder, path.resolve()) as new:
         whole = save_lora(painter.unet, "style", new.with_name("whole.safetensors"))
         with safe_open(whole, "pt") as file:
             state, notes = {name: file.get_tensor(name).half() for name in file.keys()}, file.metadata()

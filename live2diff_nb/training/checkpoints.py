@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['save_state', 'before', 'load_state', 'shared_out', 'whole', 'share_of', 'optimizer_state', 'restore_optimizer',
-           'network_of']
+           'network_of', 'shared_place']
 
 # %% ../../nbs/training/checkpoints.ipynb #f1000004
+import os
 import pickle
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..files.places import fingerprint, whole_file
+from ..files.places import fingerprint, own_place, whole_file
 
 # %% ../../nbs/training/checkpoints.ipynb #c7514f1b
 def save_state(
@@ -102,3 +105,15 @@ def network_of(
     trained = [name for name, p in named.items() if p.requires_grad]
     shapes = fingerprint(f"{name} {tuple(p.shape)}" for name, p in named.items())
     return {"network": f"{len(named)} tensors {shapes}", "trained weights": f"{len(trained)} {fingerprint(trained)}"}
+
+# %% ../../nbs/training/checkpoints.ipynb #ac000005
+@contextmanager
+def shared_place(
+    folder,     # of the run
+    name,       # of a file or folder in it, or its whole path
+):              # gives the path to write to
+    "`own_place` for all processes of a run: what the first one writes counts."
+    first = os.environ.get("RANK", "0") == "0"            # set by accelerate and torchrun
+    with own_place(folder, name) if first else TemporaryDirectory() as new:
+        yield new if first else Path(new) / Path(name).name
+    if distributed.is_available() and distributed.is_initialized(): distributed.barrier()

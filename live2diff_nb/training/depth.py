@@ -16,7 +16,8 @@ from torch import Tensor
 from ..data.pictures import glance
 from ..data.scenes import render_scene
 from ..depth.estimator import TinyDepth
-from ..files.places import check_own, own_place
+from ..files.places import check_own
+from .checkpoints import shared_place
 from .loop import Run, share
 
 # %% ../../nbs/training/depth.ipynb #6d5f99eb
@@ -90,7 +91,8 @@ def train_depth(
         told |= dict(photos=glance(photos or ()), steps=None)
         run.fit(name, loss, stage["steps"], before, every, report, settings=told)
         before = name
-    with own_place(folder, "depth") as new: depth.eval().to(memory_format=torch.contiguous_format).save_pretrained(new)
+    depth.eval().to(memory_format=torch.contiguous_format)
+    with shared_place(folder, "depth") as new: depth.save_pretrained(new)
     return depth
 
 

@@ -16,9 +16,10 @@ from ..data.pictures import to_signed
 from ..engine.lcm import RowScalings, add_noise, consistency, lcm_timesteps, predict_x0, row_scalings
 from ..engine.unet import chunk_views
 from ..data.shards import listing
-from ..files.places import check_own, own_place
+from ..files.places import check_own
 from ..pipeline.frames import encode_prompts
 from ..weights.runners import vae_encode
+from .checkpoints import shared_place
 from .chunks import diffuse, read_weights
 from .lora import add_adapters, as_adapter, save_lora
 from .loop import Run, share
@@ -208,5 +209,5 @@ def distil(
         return student.loss(clean, [prompt(clip, rng) for clip, rng in zip(found, rngs)], rngs)
     settings = student.settings | dict(batch=batch, clips=listing(clips))
     run.fit("student", loss, steps, every=every, report=report, after=student.follow, settings=settings)
-    with own_place(run.folder, path.resolve()) as new: save_lora(student.unet, "student", new)
+    with shared_place(run.folder, path.resolve()) as new: save_lora(student.unet, "student", new)
     return path

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ..data.camera import PhotoClips
 from ..data.pictures import paint_stack, resize_short, to_signed
 from ..engine.unet import StreamUNet, chunk_views
-from ..files.places import check_own, own_place, whole_file
+from ..files.places import check_own, whole_file
 from ..pipeline.frames import encode_prompts
 from ..weights.runners import vae_encode
+from .checkpoints import shared_place
 from .chunks import answer_for, diffuse, read_weights
 from .loop import Run, share
 from ..weights.lora import layer_names
@@ -190,5 +191,5 @@ def train_style(
         return style.loss([data[place] for place in places], rngs)
     settings = style.settings | dict(batch=batch, size=size, data=data.listing)
     style.run.fit("style", loss, steps, report=report, settings=settings)
-    with own_place(folder, path.resolve()) as new: save_lora(style.unet, "style", new)
+    with shared_place(folder, path.resolve()) as new: save_lora(style.unet, "style", new)
     return path
