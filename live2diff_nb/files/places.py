@@ -177,7 +177,7 @@ def own_place(
     write_record(folder, dict(record, made={k: m for k, m in record["made"].items() if k not in gone} | marks))
 
 # %% ../../nbs/files/places.ipynb #ab000011
-FIXED = ("trained weights", "network", "starting weights")    # these cannot change in the middle of a run
+FIXED = ("network", "trained weights", "starting weights")    # these cannot change in the middle of a run
 
 def changes(
     old: dict,  # settings of before
@@ -203,13 +203,13 @@ def claim(
     way = "give another folder" + (" (--out), or resume=True (--resume) to go on from it" if resume is not None else "")
     if there and old is None and not resume:
         raise ValueError(f"{folder / there[0]} is not of a run that left its settings in {folder / RECORD}: {way}")
-    changed = changes(record["runs"].get(start, {}), {key: settings[key] for key in FIXED[1:] if key in settings})
+    changed = changes(record["runs"].get(start, {}), {key: settings[key] for key in FIXED[::2] if key in settings})
     if there and old: changed = changes(old, settings)
-    said = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changed.items())
+    said = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in changed.items() if key not in FIXED)
     fixed = [key for key in FIXED if key in changed]
     if fixed:
-        raise ValueError(f"{folder} holds a run with another {' and '.join(fixed)}, which cannot be resumed: "
-                         f"give another folder (--out) ({said})")
+        raise ValueError(f"{folder} holds a run with another {fixed[0]}, which cannot be resumed"
+                         f"{said and f' ({said})'}: give another folder (--out)")
     if changed and not resume:
         raise ValueError(f"{folder} holds a run with other settings ({said}): {way}")
     for file in files:
