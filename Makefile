@@ -86,7 +86,7 @@ bench: $(VENV)/.dev
 	$(BIN)/live2diff-nb bench
 
 weights: $(VENV)/.dev
-	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights --assets live2diff_nb/assets/tiny $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:
 	rm -rf _docs _proc nbs/api build dist out *.egg-info .pytest_cache

@@ -88,3 +88,4 @@ def train_options(
         help="instead of the recipe's, as in data=my/films lr=1e-4 mask=causal adapter=false")
     add("--out", metavar="FOLDER", help="checkpoints, logs, strips and the result (default: out/train-RECIPE)")
     add("--estimate", action="store_true", help="only say what memory it takes")
+    add("--resume", action="store_true", help="go on from the run in FOLDER although its settings were others")

@@ -2,11 +2,15 @@
 import multiprocessing
 import pickle
 import warnings
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from live2diff_nb.data.films import VideoClips, caption_of, has_cut, read_clip
+from live2diff_nb.data.pictures import pair_photographs
 from live2diff_nb.data.shards import Mixture, PaintedClips, ShardClips, kept, write_shards
 from live2diff_nb.data.teachers import STYLES, TEACHERS
 from live2diff_nb.data.camera import PhotoClips, view_matrices
@@ -238,3 +242,110 @@ def test_the_middle_of_the_frame_looks_at_the_centre_however_the_camera_turns():
     middle = np.array([31.5, 31.5, 1])
     for matrix in view_matrices(centre, np.array([1.0, 1.3, 0.8]), angle, 64):
         assert np.allclose(matrix @ middle, [40, 25])
+
+
+# ---- captions, and films that lie ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("encoding", ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"))
+def test_captions_of_any_encoding(films, encoding):
+    film = films / "good.mp4"
+    with warnings.catch_warnings(record=True, action="always") as told:
+        film.with_suffix(".txt").write_bytes("ein Häschen\r\nim Café\r\n".encode(encoding))
+        assert caption_of(film) == "ein Häschen\nim Café"
+        film.with_suffix(".txt").unlink()
+        film.with_suffix(".json").write_bytes('{\r\n"caption": "ein Häschen"}'.encode(encoding))
+        assert caption_of(film) == "ein Häschen"
+        film.with_suffix(".json").unlink()
+        (films / "captions.csv").write_bytes("file;caption\r\ngood.mp4;ein Häschen\r\n".encode(encoding))
+        assert VideoClips(films, frames=2, size=32)[0]["caption"] == "ein Häschen"
+    assert [str(w.message).split(":")[0].split("/")[-1] for w in told] == (
+        ["good.txt, line 1 is not UTF-8", "good.json, line 2 is not UTF-8", "captions.csv, line 2 is not UTF-8"]
+        if encoding == "cp1252" else [])
+
+
+def test_a_broken_caption_file_falls_back_on_the_list(films):
+    (films / "good.json").write_text('{"caption": ')
+    (films / "metadata.jsonl").write_text('{"file_name": "good.mp4", "text": "it yawns"}\n')
+    with pytest.warns(UserWarning, match="good.json is left out, it is no JSON") as told:
+        clips = VideoClips(films, frames=2, size=32)
+        assert [clips[i]["caption"] for i in range(3)] == ["it yawns"] * 3 and len(told) == 1
+
+
+LISTS = {
+    "a.csv": ('file,caption\ngood.mp4,one\nnowhere.mp4,two\n\ngood.mp4,again\nother.mp4\n"x.mp4,three\n'
+              'other.mp4,four\n',
+              ["line 3: nowhere.mp4 is not there", "line 4 is empty", "line 5: good.mp4 has a caption already",
+               "line 6 has 1 columns, not 2", "line 7 is broken"]),
+    "a.jsonl": ('{"video": "good.mp4", "caption": "one"}\n{"video": "x.mp4"\n{"video": "x.mp4"}\n[1]\n\n'
+                '{"path": "other", "prompt": "four"}\n',
+                ["line 2 is broken JSON", "line 3 has no caption", "line 4 is no object", "line 5 is empty"]),
+    "a.txt": ("good.mp4 one\nno name of a film\nother.mp4 | four\n", ["line 2 is not `clip.mp4 what it shows`"])}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_bad_line_is_named_and_the_rest_goes_on(films, name):
+    (films / "other.mp4").write_bytes((films / "good.mp4").read_bytes())
+    text, says = LISTS[name]
+    (films / name).write_text(text)
+    with pytest.warns(UserWarning, match=f"{name}: {len(says)} of {len(says) + 2} lines left out") as told:
+        clips = VideoClips(films / name, frames=2, size=32)                    # a list in place of a folder
+    assert all(said in str(told[0].message) for said in says) and len(told) == 1
+    assert {path.name: text for path, text in clips.captions.items()} == {"good.mp4": "one", "other.mp4": "four"}
+    (films / name).write_text("absent, bad\n" * 3)
+    with pytest.raises(ValueError, match=f"{name} gives no caption of a file that is there"): VideoClips(films / name)
+
+
+class Pipe:
+    "A file that cannot be rewound, as a browser's recorder writes: no length gets into it."
+    def __init__(self, path): self.file = path.open("wb")
+    def write(self, data): return self.file.write(data)
+
+
+def recording(path, times, rate=1000):
+    "A film with a nominal rate, its frames at `times` milliseconds, each a shade lighter, and no length told."
+    pipe = Pipe(path)
+    with av.open(pipe, "w", format="matroska") as film:
+        stream = film.add_stream("libx264", rate=rate, options={"g": "10", "bf": "0"})
+        stream.width = stream.height = 64
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for k, t in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 + k, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = t, Fraction(1, 1000)
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    pipe.file.close()
+
+
+def test_recordings_without_length_and_with_a_nonsense_rate_give_clips_from_everywhere(tmp_path):
+    for n, step in enumerate((200, 33)): recording(tmp_path / f"{n}.mkv", [step * k for k in range(80)])
+    clips = VideoClips(tmp_path, frames=16, size=32)
+    assert [round(seconds, 1) for _, seconds in clips.films] == [15.8, 2.6]
+    starts = {(clip["source"][-5], int(clip["photo"][0].mean())) for clip in (clips[i] for i in range(30))}
+    for n in "01": assert len({level // 12 for source, level in starts if source == n}) >= 4
+    assert all(len(clips[i]["photo"]) == 16 for i in range(10))
+
+
+def test_a_few_frames_a_second_are_enough(tmp_path):
+    recording(tmp_path / "slow.mkv", [500 * k for k in range(20)], rate=2)
+    clips = VideoClips(tmp_path, frames=16, size=32, tries=1)
+    assert [len(clips[i]["photo"]) for i in range(8)] == [16] * 8
+
+
+def test_a_picture_of_the_same_name_is_painted_anew(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder, level in (("a", 10), ("b", 200)):
+        Image.fromarray(np.full((64, 64, 3), level, np.uint8)).save(tmp_path / folder / "same.png")
+    teachers = {"negative": lambda frame: 255 - frame}
+    paths = [pair_photographs(tmp_path / folder, teachers, tmp_path / "pairs", sides=(64,)) for folder in "aba"]
+    levels = [int(np.load(found).mean((1, 2, 3))[0]) for (found,) in paths]
+    assert levels == [10, 200, 10] and len(list((tmp_path / "pairs").glob("*.npy"))) == 2
+
+
+def test_damaged_stacks_and_indices_are_named(tmp_path):
+    np.save(tmp_path / "good.npy", stacks()[0])
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    with pytest.warns(UserWarning, match="left out .*bad.npy"): assert len(PhotoClips(tmp_path, frames=1).stacks) == 1
+    for text in ("[1]", "{", "{}", '{"a.tar": "x"}'):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(ValueError, match="index.json lists no shards"): ShardClips(tmp_path)

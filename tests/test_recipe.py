@@ -124,9 +124,30 @@ def test_pairs_are_asked_for_by_style():
     assert all(("photo" in prompt) == (side == "photo") for prompt, side in asked)
 
 
+def test_a_recipe_or_a_folder_that_is_none_gets_one_sentence(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_bytes("base: toy\r\nlr: 1e-2\r\n".encode("utf-16"))
+    assert read_recipe(tmp_path / "mine.yaml").lr == 0.01
+    (tmp_path / "bad.yaml").write_text("lr: 1\nmask: [a\n")
+    with pytest.raises(ValueError, match="bad.yaml, line 3 is no YAML"): read_recipe(tmp_path / "bad.yaml")
+    with pytest.raises(ValueError, match="data=.a is no YAML"): read_recipe("toy", ["data=[a"])
+    for name, says in (("empty", "no readable film"), ("pictures", "holds 2 pictures and no film")):
+        (tmp_path / name).mkdir()
+        for k in range(2 * (name == "pictures")): (tmp_path / name / f"{k}.png").write_bytes(b"")
+        assert main(["train", "toy", f"data={tmp_path / name}", "--out", str(tmp_path / "out")]) == 2
+        assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_rate_at_which_training_explodes_is_said_in_one_sentence(tmp_path, capsys):
+    assert main(["train", "toy", "lr=1e30", "steps=9,0", "size=32", "--out", str(tmp_path / "run")]) == 2
+    assert "became" in capsys.readouterr().err
+
+
 def test_the_command_says_what_it_takes_and_answers_mistakes(tmp_path, capsys):
-    assert main(["train", "sd15", "checkpointing=true", "--estimate"]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/result").write_text("mine")
+    assert main(["train", "sd15", "checkpointing=true", "--estimate", "--out", str(tmp_path / "mine")]) == 0
     said = capsys.readouterr().out
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "result"]                # an estimate writes nothing
     assert "stage 1: 16.6" in said and "stage 2: 27.8" in said and "optimiser 10.22" in said
     assert main(["train", "sd15", "masc=causal"]) == 2
     assert "did you mean 'mask'" in capsys.readouterr().err

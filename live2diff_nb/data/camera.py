@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['view_matrices', 'follow', 'drift', 'place', 'camera_path', 'blob', 'paste', 'crossing', 'cut_out', 'open_stacks',
-           'send_across', 'PhotoClips']
+           'read_stack', 'send_across', 'PhotoClips']
 
 # %% ../../nbs/data/camera.ipynb #003346a1
+import warnings
 from itertools import count
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from .pictures import glance
 from .teachers import STYLES
 
 # %% ../../nbs/data/camera.ipynb #f067cb36
@@ -136,7 +138,7 @@ def open_stacks(
 ) -> list:  # of arrays; files are mapped, not read, so a large folder costs no memory
     "The stacks to draw from, checked."
     if isinstance(stacks, (str, Path)):
-        stacks = [np.load(p, mmap_mode="r") for p in sorted(Path(stacks).glob("*.npy"))]
+        stacks = [stack for p in sorted(Path(stacks).glob("*.npy")) if (stack := read_stack(p)) is not None]
     if not len(stacks):
         raise ValueError("no stacks to draw from: make them with pair_photographs, which writes .npy files")
     for s in stacks:
@@ -144,6 +146,14 @@ def open_stacks(
             raise ValueError(f"a stack must be uint8 of shape (1 + {len(styles)} styles, H, W, 3), "
                              f"got {s.dtype} {s.shape}: name the styles that it was painted with")
     return list(stacks)
+
+
+def read_stack(
+    path: Path, # an .npy file
+): # the array, mapped, or None with a warning
+    "A stack that cannot be read is named and left out."
+    try: return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error: warnings.warn(f"left out {path}, it cannot be read: {error}", stacklevel=3)
 
 # %% ../../nbs/data/camera.ipynb #2a2d0dec
 def send_across(
@@ -175,6 +185,7 @@ class PhotoClips:
         self.stacks, self.styles = open_stacks(stacks, styles), tuple(styles)
         self.frames, self.size, self.seed, self.start = frames, size, seed, start
         self.objects, self.speed, self.scale = objects, speed, scale
+        self.listing = f"{len(self.stacks)} painted pictures {glance(self.stacks)}"
 
     def pick(self,
         style: int, # its index in `styles`

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'PACKAGED', 'GCOMPRIS', 'read_picture', 'packed', 'photographs', 'default_photographs', 'to_signed',
-           'resize_short', 'paint_stack', 'save_whole', 'stack_name', 'pair_photographs']
+           'resize_short', 'paint_stack', 'save_whole', 'glance', 'stack_name', 'pair_photographs', 'painted_of']
 
 # %% ../../nbs/data/pictures.ipynb #fe8cb63d
 import re
 import struct
 import warnings
+from hashlib import sha256
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,8 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..files.places import fingerprint, whole_file
 
 # %% ../../nbs/data/pictures.ipynb #f5daa6de
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -111,9 +114,14 @@ def save_whole(
     array: np.ndarray, # what
 ):
     "Write under another name first, so that a killed run leaves no half file."
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as f: np.save(f, array)
-    part.replace(path)
+    with whole_file(path) as part, open(part, "wb") as file: np.save(file, array)
+
+
+def glance(
+    pictures, # arrays (..., H, W, c) of uint8
+) -> str:     # a word; other pictures are another word
+    "A few pixels of each picture, all in one word."
+    return fingerprint(sha256(picture[..., ::16, ::16, :].tobytes()).hexdigest() for picture in pictures)
 
 # %% ../../nbs/data/pictures.ipynb #9f59913c
 def stack_name(
@@ -136,7 +144,21 @@ def pair_photographs(
     cache.mkdir(parents=True, exist_ok=True)
     for source, picture in photographs(folder):
         for side in (s for s in sides if s <= 1.25 * min(picture.shape[:2])):
-            path = cache / f"{stack_name(source, Path(folder))}_{side}.npy"
-            if not path.exists(): save_whole(path, paint_stack(resize_short(picture, side), teachers))
+            small, name = resize_short(picture, side), stack_name(source, Path(folder))
+            path = cache / f"{name}_{side}.npy"
+            if path.exists() and not painted_of(path, small, teachers):         # of another picture of this name
+                path = cache / f"{name}_{glance([small])}_{len(teachers)}_{side}.npy"
+            if not path.exists(): save_whole(path, paint_stack(small, teachers))
             paths.append(path)
     return paths
+
+
+def painted_of(
+    path: Path,          # of a stack
+    picture: np.ndarray, # (h, w, 3) uint8
+    teachers: dict,      # name -> teacher
+) -> bool:
+    "Is this the stack of just this picture, with as many paintings?"
+    try: stack = np.load(path, mmap_mode="r")
+    except (OSError, ValueError): return False
+    return stack.shape == (1 + len(teachers), *picture.shape) and np.array_equal(stack[0], picture)

@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .places import whole_file
+
 # %% ../../nbs/files/files.ipynb #51b408a1
 NOT_WEIGHTS = {
     b"<": "is a web page, not weights: the download needed a login or another address; "
@@ -233,5 +235,6 @@ def to_safetensors(
 ) -> Path:                             # of the new file
     "Convert a checkpoint; names and values stay."
     out = Path(out or Path(path).with_suffix(".safetensors"))
-    save_file({name: value.contiguous() for name, value in fetch(open_weights(path), dtype).items()}, out)
+    with whole_file(out, new=True) as part:
+        save_file({name: value.contiguous() for name, value in fetch(open_weights(path), dtype).items()}, part)
     return out

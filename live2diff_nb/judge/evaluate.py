@@ -16,6 +16,7 @@ from statistics import mean
 import torch
 
 from ..data.worlds import RenderedClips
+from ..files.places import claim, own_place
 from .cases import Case, make_cases, open_weights
 from .metrics import (clip_depth, depth_mse, psnr, sharpness, style_distance, style_statistics,
                                         warp_error)
@@ -211,6 +212,9 @@ def main(
 ):
     "Judge weights from the command line."
     args = make_parser().parse_args(argv)
+    if args.out:                                                            # now, not after an hour's work
+        asked = {name: value for name, value in vars(args).items() if name != "out"}
+        claim(args.out, "table", asked, ("table.md", "figures.json"), resume=None)
     clips = {Path(path).stem: path for path in args.clips} if args.clips else None
     if args.rendered:
         worlds = islice(RenderedClips(args.frames, args.size, seed=77), args.rendered)
@@ -237,14 +241,13 @@ def show(
 
 # %% ../../nbs/judge/evaluate.ipynb #ff673f00
 def write_report(
-    folder: Path, # made if missing
+    folder: Path, # made if missing; another table in it is refused
     page: str, # Markdown
     figures: dict, # all numbers
 ):
     "Write table.md and figures.json."
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(page + "\n")
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+    for name, text in {"table.md": page + "\n", "figures.json": json.dumps(figures, indent=1)}.items():
+        with own_place(folder, name) as new: new.write_text(text, encoding="utf8")
 
 # %% ../../nbs/judge/evaluate.ipynb #b3f5b4cc
 if __name__ == "__main__" and "__file__" in globals(): main()                  # not in a notebook

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.camera import open_stacks
-from ..data.pictures import to_signed
+from ..data.pictures import glance, to_signed
 from ..data.teachers import STYLES
+from ..files.places import check_own
 from .texture import StyleLoss
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..weights.tiny import TinyVAE
 
@@ -113,20 +115,23 @@ def train_vae(
     styles=STYLES,      # names of the painted versions
     every: float = 60,  # seconds between checkpoints
     report=None,        # called with (step, loss)
+    resume=False,       # go on from a run with other settings in the same folder
 ) -> TinyVAE:           # trained
     "Train and save; a second call with the same folder resumes where the first was cut off."
     torch.manual_seed(seed)
+    check_own(folder, "vae")
     stacks, vae = open_stacks(stacks, styles), TinyVAE().to(memory_format=torch.channels_last)
     def loss(step, mine):
         rng = np.random.default_rng((seed, step, mine.start))
         return vae_loss(vae, vae_batch(stacks, len(share(batch, mine)), size, rng))
-    Run(vae, folder, lr, seed, weight_decay=1e-4).fit("vae", loss, steps, every=every, report=report)
+    run, told = Run(vae, folder, lr, seed, weight_decay=1e-4, resume=resume), dict(batch=batch, size=size)
+    run.fit("vae", loss, steps, every=every, report=report, settings=told | dict(pictures=glance(stacks)))
     with torch.no_grad():                                     # from here on the latents' spread over the data is 1
         rng = np.random.default_rng(seed)
         crops = np.stack([sample_crop(stacks, size, rng) for _ in range(256)])
         spread = vae.encode(to_signed(crops)).std().item()
     vae.register_to_config(scaling_factor=round(1 / spread, 4))
-    vae.save_pretrained(Path(folder) / "vae")
+    with shared_place(folder, "vae") as new: vae.save_pretrained(new)
     return vae
 
 # %% ../../nbs/tiny/autoencoder.ipynb #4fe81a24
@@ -142,6 +147,7 @@ def finish_decoder(
     seed: int = 0,         # of everything random
     every: float = 60,     # seconds between checkpoints
     report=None,           # called with (step, loss)
+    resume=False,          # go on from a run with other settings in the same folder
 ) -> TinyVAE:              # the averaged one
     "Texture for the decoder: colours, edges and the statistics of paintings, from latents that are a little noisy."
     vae.decoder.requires_grad_(True)
@@ -157,8 +163,9 @@ def finish_decoder(
         plain = F.l1_loss(out, pictures) + 0.4 * edge_loss(out, pictures)
         return plain + (weights * style(out, pictures)).mean()
 
-    run = Run(vae, folder, lr, seed, weight_decay=0, average=True)
-    run.fit("decoder", loss, steps, every=every, report=report)
+    run = Run(vae, folder, lr, seed, weight_decay=0, average=True, resume=resume)
+    told = dict(batch=batch, size=size, weight=weight, crops=glance(shard[0] for shard in shards))
+    run.fit("decoder", loss, steps, every=every, report=report, settings=told)
     return run.average
 
 

@@ -19,12 +19,14 @@ from ..data.camera import open_stacks
 from ..data.pictures import default_photographs, pair_photographs, photographs
 from ..data.teachers import STYLES, TEACHERS
 from ..depth.estimator import TinyDepth
+from ..files.places import RECORD, whole_folder
 from .autoencoder import finish_decoder, train_vae
 from .critic import with_critic
 from .denoiser import TINY_UNET, Painter, train_stage
 from .finish import Finisher, PictureLoss, finish, load_painter
 from .loras import finish_lora
 from .texture import distinct, open_crops, paint_crops
+from ..training.checkpoints import shared_place
 from ..training.depth import DEPTH_STAGES, train_depth
 from ..training.loop import Run, progress
 from ..weights.tiny import TINY, TinyVAE, load_part
@@ -47,6 +49,7 @@ class Job(NamedTuple):
     size: int | None = None    # pixels
     lr: float | None = None    # peak learning rate
     scenes: int | None = None  # rendered scenes, of the depth estimator
+    resume: bool = False       # go on from a run with other settings in the same folder
 
     def changed(
         self,
@@ -81,7 +84,8 @@ def run_vae(
     job: Job,  # what to change
 ):
     "Stacks -> autoencoder."
-    train_vae(job.folder / "pairs", job.folder, report=progress("vae"), **job.changed(RECIPE["vae"]))
+    train_vae(job.folder / "pairs", job.folder, report=progress("vae"), resume=job.resume,
+              **job.changed(RECIPE["vae"]))
 
 
 def run_depth(
@@ -90,7 +94,7 @@ def run_depth(
     "Rendered scenes, textured with the photographs -> depth estimator."
     textures = [stack[0] for stack in open_stacks(job.folder / "pairs", STYLES)]
     stages = {name: job.changed(stage) for name, stage in DEPTH_STAGES.items()}
-    train_depth(textures, job.folder, stages, job.batch or 16, report=progress("depth"))
+    train_depth(textures, job.folder, stages, job.batch or 16, report=progress("depth"), resume=job.resume)
 
 
 def run_unet(
@@ -102,7 +106,8 @@ def run_unet(
     vae, depth = (kind.from_pretrained(job.folder / name).eval().requires_grad_(False) for kind, name in parts)
     painter = Painter(job.folder, vae.to(memory_format=torch.channels_last), depth, TINY_UNET)
     settings = job.changed(RECIPE[f"unet{stage}"])
-    run = train_stage(painter, job.folder / "pairs", stage=stage, report=progress(f"unet{stage}"), **settings)
+    told = dict(report=progress(f"unet{stage}"), resume=job.resume)
+    run = train_stage(painter, job.folder / "pairs", stage=stage, **told, **settings)
     painter.export(run.average, job.folder / f"result{stage}")
 
 # %% ../../nbs/tiny/build.ipynb #e1000006
@@ -113,10 +118,11 @@ def run_finish(
     folder, settings = job.folder, job.changed(RECIPE["finish"])
     shards, result, lr = open_crops(folder / "crops"), folder / "result3", settings.pop("lr")
     vae, steps = load_part(TinyVAE, folder / "vae", "cpu", torch.float32), max(1, settings["steps"] // 3)
-    decoder = finish_decoder(vae, folder, shards, steps, size=settings["size"], report=progress("decoder"))
-    decoder.save_pretrained(result / "vae")
+    told = dict(report=progress("decoder"), resume=job.resume)
+    decoder = finish_decoder(vae, folder, shards, steps, size=settings["size"], **told)
+    with shared_place(folder, "result3/vae") as new: decoder.save_pretrained(new)
     painter = load_painter(folder, folder / "result2", result / "vae", folder / "depth")
-    run = Run(painter.models, folder, lr, average=True)
+    run = Run(painter.models, folder, lr, average=True, resume=job.resume)
     finish(Finisher(painter, PictureLoss(painter)), run, shards, report=progress("finish"), **settings)
     painter.export(run.average, result)
 
@@ -127,7 +133,7 @@ def run_critic(
     "Painted crops and the finished painter -> the one that is shipped, in `result4`."
     folder, start, settings = job.folder, job.folder / "result3", job.changed(RECIPE["critic"])
     painter = load_painter(folder / "critic", start, start / "vae", folder / "depth")
-    loss, run = with_critic(painter, settings.pop("lr"))
+    loss, run = with_critic(painter, settings.pop("lr"), job.resume)
     extra = dict(styles=(*STYLES, "cartoon"), fastest=14, report=progress("critic"))
     finish(loss, run, open_crops(folder / "crops"), **settings, **extra)
     painter.export(run.average, folder / "result4")
@@ -141,7 +147,7 @@ def run_loras(
     for style in STYLES:
         painter = load_painter(result / "loras", result, result / "vae", job.folder / "depth")
         path = result / "loras" / f"{style}.safetensors"
-        finish_lora(painter, style, path, shards, report=progress(style), **settings)
+        finish_lora(painter, style, path, shards, report=progress(style), resume=job.resume, **settings)
 
 # %% ../../nbs/tiny/build.ipynb #e1000008
 PARTS = dict(pairs=run_pairs, vae=run_vae, depth=run_depth, unet1=partial(run_unet, stage=1),
@@ -150,17 +156,19 @@ PARTS = dict(pairs=run_pairs, vae=run_vae, depth=run_depth, unet1=partial(run_un
 
 def export_weights(
     folder: Path,  # of the chain
-    assets: Path,  # where the weights go
+    assets: Path,  # where the weights go: new or empty, or the package's own
 ):
     "Put the trained parts where `from_pretrained` finds them."
-    left_out = shutil.ignore_patterns("*-run", "tokenizer")
-    for part in ("vae", "unet", "text_encoder", "tokenizer", "loras"):
-        ignore = left_out if part == "loras" else None
-        shutil.copytree(folder / "result4" / part, assets / part, dirs_exist_ok=True, ignore=ignore)
-    shutil.copytree(folder / "depth", assets / "depth", dirs_exist_ok=True)
-    if assets == TINY: return
-    for path in (*TINY.glob("*.json"), *TINY.glob("*.onnx")):     # settings, and the graph without weights
-        shutil.copy(path, assets)
+    left_out = shutil.ignore_patterns("*-run", "tokenizer", RECORD, ".*")
+    def put(assets):
+        for part in ("vae", "unet", "text_encoder", "tokenizer", "loras"):
+            ignore = left_out if part == "loras" else None
+            shutil.copytree(folder / "result4" / part, assets / part, dirs_exist_ok=True, ignore=ignore)
+        shutil.copytree(folder / "depth", assets / "depth", dirs_exist_ok=True)
+    if assets.resolve() == TINY.resolve(): return put(assets)
+    with whole_folder(assets) as part:
+        put(part)
+        for path in (*TINY.glob("*.json"), *TINY.glob("*.onnx")): shutil.copy(path, part)   # settings, empty graphs
 
 # %% ../../nbs/tiny/build.ipynb #20901726
 def main(
@@ -174,15 +182,17 @@ def main(
     add("--folder", type=Path, default=Path("out/weights"), help="data, checkpoints and results (default: out/weights)")
     add("--photos", nargs="*", default=[],
         help="folders of pictures (default: /usr/share/backgrounds, scikit-image, scikit-learn)")
-    add("--assets", type=Path, default=TINY, help="where the trained weights go (default: into the package)")
+    add("--assets", type=Path, help="where the trained weights go (default: assets in the folder)")
+    add("--resume", action="store_true", help="go on from runs with other settings in the folder")
     for name, kind in dict(steps=int, batch=int, size=int, lr=float, scenes=int).items():
         add(f"--{name}", type=kind, help="instead of the recipe's")
     args = parser.parse_args(argv)
-    job = Job(args.folder, tuple(args.photos), args.steps, args.batch, args.size, args.lr, args.scenes)
+    job = Job(args.folder, tuple(args.photos), args.steps, args.batch, args.size, args.lr, args.scenes,
+              args.resume)
     for name in PARTS if args.part == "all" else [args.part] if args.part in PARTS else []:
         PARTS[name](job)
     if args.part in ("all", "export"):
-        export_weights(args.folder, args.assets)
+        export_weights(args.folder, args.assets or args.folder / "assets")
 
 # %% ../../nbs/tiny/build.ipynb #95ea8977
 if __name__ == "__main__" and __spec__ is not None:   # as a module, or under accelerate; in a notebook there is no spec

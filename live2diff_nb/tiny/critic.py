@@ -165,10 +165,11 @@ class CriticLoss(PictureLoss):
 def with_critic(
     painter: Painter,  # that can paint already
     lr: float = 5e-4,  # peak learning rate
+    resume=False,      # go on from a run with other settings in the same folder
 ) -> tuple:            # Finisher, Run: for `finish`
     "The painter with its decoder and a new critic: loss and run."
     painter.vae.decoder.requires_grad_(True)
     judge = CriticLoss(painter)
     models = nn.ModuleDict(dict(painter.models, decoder=painter.vae.decoder, critic=judge.critic))
-    run = Run(models, painter.folder, lr, painter.seed, average=True, betas=(0.5, 0.99))
+    run = Run(models, painter.folder, lr, painter.seed, average=True, betas=(0.5, 0.99), resume=resume)
     return Finisher(painter, judge, fresh=0.1, rough=0.6, alone=0.25), run

@@ -25,6 +25,7 @@ from ..engine.unet import StreamUNet, chunk_views
 from ..pipeline.frames import encode_prompts
 from .words import make_text_encoder, make_tokenizer
 from ..training.chunks import diffuse
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 
 # %% ../../nbs/tiny/denoiser.ipynb #ce969ef7
@@ -64,7 +65,7 @@ class Painter:
         kept = self.folder / "tokenizer"                              # a resumed run must read prompts as before
         self.tokenizer = CLIPTokenizer.from_pretrained(kept) if kept.exists() else make_tokenizer()
         if not kept.exists():
-            self.tokenizer.save_pretrained(kept)
+            self.keep(self.tokenizer, kept)
         self.text_encoder = make_text_encoder(self.tokenizer, unet_config["cross_attention_dim"])
         self.unet = StreamUNet(**unet_config).to(memory_format=torch.channels_last)
         self.models = nn.ModuleDict(dict(unet=self.unet, text_encoder=self.text_encoder))
@@ -104,12 +105,20 @@ class Painter:
         "Write models and tokenizer as `from_pretrained` reads them; UNet and text encoder in half precision."
         folder = Path(folder)
         for name in ("unet", "text_encoder"):
-            copy.deepcopy(models[name]).half().save_pretrained(folder / name)
-        self.tokenizer.save_pretrained(folder / "tokenizer")
+            self.keep(copy.deepcopy(models[name]).half(), folder / name)
+        self.keep(self.tokenizer, folder / "tokenizer")
         if "decoder" in models:
             vae = copy.deepcopy(self.vae)
             vae.decoder.load_state_dict(models["decoder"].state_dict())
-            vae.save_pretrained(folder / "vae")
+            self.keep(vae, folder / "vae")
+
+    def keep(
+        self,
+        part,          # a model or the tokenizer
+        folder: Path,  # where to: new, or written by this run
+    ):
+        "Write a part whole, in place of what this run wrote there before."
+        with shared_place(self.folder, folder.resolve()) as new: part.save_pretrained(new)
 
 # %% ../../nbs/tiny/denoiser.ipynb #f96688aa
 class PairLoss:
@@ -172,6 +181,7 @@ def train_stage(
     every: float = 60,       # seconds between checkpoints
     report=None,             # called with (step, loss)
     passes: int = 1,         # passes a batch is computed in, where memory is short
+    resume: bool = False,    # go on from a run with other settings in the same folder
 ) -> Run:                    # with its `average`
     "Train one stage; a second call with the same folder resumes where the first was cut off."
     length = frames if stage == 2 else 1
@@ -183,6 +193,8 @@ def train_stage(
         rngs = [np.random.default_rng((painter.seed, stage, place)) for place in places]
         return pair_loss([data[place] for place in places], rngs, temporal=stage == 2)
 
-    run = Run(painter.models, painter.folder, lr, painter.seed, average=True)
-    run.fit(f"stage{stage}", loss, steps, "stage1" if stage == 2 else None, every, report, passes)
+    run = Run(painter.models, painter.folder, lr, painter.seed, average=True, resume=resume)
+    told = dict(batch=batch, frames=length, size=size, mask=painter.mode, warmup=painter.warmup, data=data.listing)
+    before = "stage1" if stage == 2 else None
+    run.fit(f"stage{stage}", loss, steps, before, every, report, passes, settings=told)
     return run

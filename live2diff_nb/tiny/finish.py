@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..data.pictures import to_signed
+from ..data.pictures import glance, to_signed
 from ..data.teachers import STYLES, make_prompt
 from ..depth.estimator import TinyDepth, fold_norms
 from ..engine.lcm import add_noise, pick_timesteps, row_scalings
@@ -24,6 +24,7 @@ from ..engine.masks import temporal_mask
 from ..engine.unet import StreamUNet, chunk_views
 from .denoiser import MAX_TIMESTEP, TINY_UNET, Painter
 from .texture import StyleLoss, coarse_loss, roughen, sliding_clip, soften, steadiness_loss
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..weights.tiny import TINY, TinyVAE, load_part
 
@@ -238,7 +239,9 @@ def finish(
         rng = np.random.default_rng((run.seed, 3, step, mine.start))
         clips, moves = slide(shards, len(share(batch, mine)), frames, size, rng, fastest)
         return loss(clips, moves, rng, styles)
-    run.fit("finish", of_step, steps, every=every, report=report)
+    told = dict(batch=batch, frames=frames, size=size, styles=styles, fastest=fastest)
+    told |= dict(crops=glance(shard[0] for shard in shards))
+    run.fit("finish", of_step, steps, every=every, report=report, settings=told)
 
 # %% ../../nbs/tiny/finish.ipynb #e193fffd
 def load_painter(
@@ -249,7 +252,8 @@ def load_painter(
 ) -> Painter:
     "A painter that can paint already."
     def load(kind, path): return load_part(kind, path, "cpu", torch.float32)
-    CLIPTokenizer.from_pretrained(start / "tokenizer").save_pretrained(Path(folder) / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+    with shared_place(folder, "tokenizer") as new: tokenizer.save_pretrained(new)
     painter = Painter(folder, load(TinyVAE, vae), fold_norms(load(TinyDepth, depth)), TINY_UNET)
     painter.unet.load_state_dict(load(StreamUNet, start / "unet").state_dict())
     painter.text_encoder.load_state_dict(load(CLIPTextModel, start / "text_encoder").state_dict())

@@ -12,9 +12,12 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ..data.pictures import glance
 from ..data.teachers import STYLES
+from ..files.places import check_own
 from .denoiser import Painter
 from .finish import Finisher, PictureLoss, slide
+from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..training.lora import add_adapters, save_lora
 
@@ -29,21 +32,26 @@ def finish_lora(
     size: int = 128,         # pixels
     styles: tuple = STYLES,  # names of the paintings
     report=None,             # called with (step, loss)
+    resume: bool = False,    # go on from a run with other settings in the same place
 ) -> Path:                   # of the LoRA
     "A style as a LoRA of rank 8; a second call resumes where the first was cut off."
+    folder = path.parent / f"{style}-run"
+    check_own(folder, path.resolve())
     painter.text_encoder.requires_grad_(False)
     finisher = Finisher(painter, PictureLoss(painter), only=style)
     adapters = add_adapters(painter.unet, ["style"], 8)
-    run = Run(adapters, path.parent / f"{style}-run", 4e-3, 0, weight_decay=0)
+    run = Run(adapters, folder, 4e-3, 0, weight_decay=0, resume=resume)
 
     def loss(step, mine):
         rng = np.random.default_rng((11, step, mine.start))
         clips, moves = slide(shards, len(share(batch, mine)), 3, size, rng)
         return finisher(clips, moves, rng, styles)
 
-    run.fit("style", loss, steps, report=report)
-    save_lora(painter.unet, "style", path)
-    with safe_open(path, "pt") as file:
-        state, notes = {name: file.get_tensor(name).half() for name in file.keys()}, file.metadata()
-    save_file(state, path, notes)
+    told = dict(batch=batch, size=size, styles=styles, crops=glance(shard[0] for shard in shards))
+    run.fit("style", loss, steps, report=report, settings=told)
+    with shared_place(folder, path.resolve()) as new:
+        whole = save_lora(painter.unet, "style", new.with_name("whole.safetensors"))
+        with safe_open(whole, "pt") as file:
+            state, notes = {name: file.get_tensor(name).half() for name in file.keys()}, file.metadata()
+        save_file(state, new, notes)
     return path

@@ -49,10 +49,11 @@ def paint_crops(
     Path(folder).mkdir(parents=True, exist_ok=True)
     for k in range(0, count, each):
         path = Path(folder) / f"{k // each:03d}.npy"
+        def crop(i): return random_crop(pictures[i % len(pictures)], size, np.random.default_rng((7, i)))
         if not path.exists():
-            numbers = range(k, min(k + each, count))
-            crops = [random_crop(pictures[i % len(pictures)], size, np.random.default_rng((7, i))) for i in numbers]
-            save_whole(path, np.stack([paint_stack(crop, teachers) for crop in crops]))
+            save_whole(path, np.stack([paint_stack(crop(i), teachers) for i in range(k, min(k + each, count))]))
+        elif not np.array_equal(np.load(path, mmap_mode="r")[0, 0], crop(k)):
+            raise ValueError(f"{path} holds crops of other pictures: give another folder, or move it away")
     return open_crops(folder)
 
 

@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.pictures import glance
 from ..data.scenes import render_scene
 from ..depth.estimator import TinyDepth
+from ..files.places import check_own
+from .checkpoints import shared_place
 from .loop import Run, share
 
 # %% ../../nbs/training/depth.ipynb #6d5f99eb
@@ -74,17 +77,22 @@ def train_depth(
     seed: int = 0,      # of everything random
     every: float = 60,  # seconds between checkpoints
     report=None,        # called with (step, loss)
+    resume=False,       # go on from a run with other settings in the same folder
 ) -> TinyDepth:         # trained
     "Train on small scenes, then on larger ones, and save; a second call resumes where the first was cut off."
     torch.manual_seed(seed)
+    check_own(folder, "depth")
     depth, before = TinyDepth().to(memory_format=torch.channels_last), None
     for number, (name, stage) in enumerate((stages or DEPTH_STAGES).items()):
         first = (seed + number) * 10 ** 6
         scenes = scene_batch(range(first, first + stage["scenes"]), stage["size"], photos)
         loss = scene_loss(depth, *scenes, batch)
-        Run(depth.train(), folder, stage["lr"], seed).fit(name, loss, stage["steps"], before, every, report)
+        run, told = Run(depth.train(), folder, stage["lr"], seed, resume=resume), dict(batch=batch, **stage)
+        told |= dict(photos=glance(photos or ()), steps=None)
+        run.fit(name, loss, stage["steps"], before, every, report, settings=told)
         before = name
-    depth.eval().to(memory_format=torch.contiguous_format).save_pretrained(Path(folder) / "depth")
+    depth.eval().to(memory_format=torch.contiguous_format)
+    with shared_place(folder, "depth") as new: depth.save_pretrained(new)
     return depth
 
 

@@ -15,9 +15,12 @@ from torch import Tensor
 from ..data.pictures import to_signed
 from ..engine.lcm import RowScalings, add_noise, consistency, lcm_timesteps, predict_x0, row_scalings
 from ..engine.unet import chunk_views
+from ..data.shards import listing
+from ..files.places import check_own
 from ..pipeline.frames import encode_prompts
 from ..weights.runners import vae_encode
-from .chunks import diffuse
+from .checkpoints import shared_place
+from .chunks import diffuse, read_weights
 from .lora import add_adapters, as_adapter, save_lora
 from .loop import Run, share
 from .watch import ddim_step, even_steps
@@ -113,13 +116,16 @@ class ConsistencyRun:
         guidance: float = 0.0,            # of the teacher, 0: none; Stable Diffusion wants about 7
         slow: float = 0.95,               # share of the slow copy that stays at each step
         skip: int = 1,                    # rungs of the LCM timesteps that a step of the teacher spans
+        resume: bool = False,             # go on from a run with other settings in the same folder
     ):
+        self.settings = {"starting weights": read_weights(models, False), "max_timestep": max_timestep,
+                         "guidance": guidance, "slow": slow, "skip": skip}
         self.parts, self.unet, self.scheduler = models, models["unet"], models["scheduler"]
         self.guidance, self.slow = guidance, slow
         levels = sorted(t for t in lcm_timesteps(self.scheduler) if max_timestep is None or t <= max_timestep)
         self.grid = [0] + levels[::-1][::skip][::-1]                 # 0: the anchor
         adapters = add_adapters(self.unet, ["student", "slow"], rank, seed=seed)
-        self.run = Run(adapters, folder, lr, seed, weight_decay=0)
+        self.run = Run(adapters, folder, lr, seed, weight_decay=0, resume=resume)
         for name in ("unet", "vae", "text_encoder"): models[name].to(self.run.accelerator.device)
 
     def f(
@@ -183,7 +189,7 @@ class ConsistencyRun:
 def distil(
     student: ConsistencyRun,  # with its models
     clips,                    # data set whose first frames are used
-    path: str | Path,         # of the LoRA, .safetensors
+    path: str | Path,         # of the LoRA, .safetensors, new or of the same run
     steps: int = 300,         # of the optimiser
     batch: int = 8,           # frames a step
     prompt=None,              # (clip, rng) -> prompt; None: its caption
@@ -191,7 +197,8 @@ def distil(
     every: float = 60,        # seconds between checkpoints
 ) -> Path:                    # of the LoRA
     "Train and save. A second call resumes where the first was cut off."
-    prompt, run = prompt or (lambda clip, rng: clip.get("caption", "")), student.run
+    prompt, run, path = prompt or (lambda clip, rng: clip.get("caption", "")), student.run, Path(path)
+    check_own(run.folder, path.resolve())
     def loss(step, mine):
         places = [step * batch + i for i in share(batch, mine)]
         found = [clips[place] for place in places]
@@ -200,5 +207,7 @@ def distil(
             photo = to_signed(np.stack([clip["photo"][0] for clip in found]))
             clean = vae_encode(student.parts["vae"], photo.to(run.accelerator.device))
         return student.loss(clean, [prompt(clip, rng) for clip, rng in zip(found, rngs)], rngs)
-    run.fit("student", loss, steps, every=every, report=report, after=student.follow)
-    return save_lora(student.unet, "student", path)
+    settings = student.settings | dict(batch=batch, clips=listing(clips))
+    run.fit("student", loss, steps, every=every, report=report, after=student.follow, settings=settings)
+    with shared_place(run.folder, path.resolve()) as new: save_lora(student.unet, "student", new)
+    return path

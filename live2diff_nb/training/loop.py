@@ -18,8 +18,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from .checkpoints import (before, load_state, optimizer_state, restore_optimizer, save_state,
-                                               shared_out, whole)
+from ..files.places import claim, held
+from .checkpoints import (before, load_state, network_of, optimizer_state, restore_optimizer,
+                                               save_state, shared_out, whole)
 
 # %% ../../nbs/training/loop.ipynb #6fd7a357
 def cosine(
@@ -120,12 +121,13 @@ class Run:
         betas: tuple = (0.9, 0.99),    # of AdamW
         schedule=cosine,               # (step, steps) -> share of the peak learning rate
         precision: str | None = None,  # "no", "bf16" or "fp16"; None: as accelerate was launched
+        resume: bool = False,          # go on from a run with other settings, where that is possible
     ):
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)    # stage 1 leaves the depth adapter
         cpu = not torch.cuda.is_available()
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
         self.models, self.folder = models.to(self.accelerator.device), Path(folder)
-        self.lr, self.seed, self.schedule = lr, seed, schedule
+        self.lr, self.seed, self.schedule, self.resume = lr, seed, schedule, resume
         self.adam = dict(lr=lr, weight_decay=weight_decay, betas=betas)
         self.average = copy.deepcopy(models).requires_grad_(False) if average else None
         self.restart()
@@ -161,12 +163,35 @@ class Run:
         if found is None:
             return
         state = load_state(places[found])
-        averaged = state.get("average", state["models"])
-        self.models.load_state_dict(state["models"] if found == name else averaged)
-        if self.average:
-            self.average.load_state_dict(averaged)
+        try:
+            averaged = state.get("average", state["models"])
+            self.models.load_state_dict(state["models"] if found == name else averaged)
+            if self.average:
+                self.average.load_state_dict(averaged)
+        except (AttributeError, KeyError, RuntimeError):
+            raise ValueError(f"{places[found]} holds another network: give another folder") from None
         if found == name:
             self.moments, self.step = state["optimizer"], state["step"]
+
+    def begin(
+        self,
+        name: str,          # of the checkpoint
+        steps: int,         # of the whole run
+        stage: str | None,  # earlier stage whose result is the start
+        settings: dict,     # beside those of the run itself
+    ):
+        "Is the folder ours, and where does the run stand?"
+        path, first = self.folder / f"{name}.pt", self.accelerator.is_main_process
+        if first:
+            mine = network_of(self.models) | dict(seed=self.seed) | self.adam | settings
+            claim(self.folder, name, mine, (path.name, before(path).name), self.resume, stage)
+        self.load(name, stage)
+        if self.step > steps:
+            raise ValueError(f"{path} has done {self.step} steps already, more than the {steps} asked for: "
+                             f"ask for {self.step} or more, or give another folder")
+        if self.step and first:
+            print(f"{name}: resumes at step {self.step} of {steps}" if self.step < steps else
+                  f"{name}: finished before, at step {steps}; with more steps it goes on from there", flush=True)
 
     def update(
         self,
@@ -199,37 +224,46 @@ class Run:
         report=None,               # called with (step, loss)
         passes: int = 1,           # passes a batch is computed in, where memory is short
         after=None,                # called after every step of the optimiser
+        settings=None,             # name -> what else the result depends on: a run with others is another run
     ):
-        "All steps that are left."
-        self.load(name, stage)
-        both = WithLoss(self.models, loss), self.optimizer
-        model, self.optimizer = self.accelerator.prepare(*both)      # together: sharding exchanges the weights
-        if self.average and shared_out(self.models):
-            raise ValueError("no moving average is kept of weights that are shared out over processes: "
-                             "write average=false")
-        if self.moments:
-            restore_optimizer(self.optimizer, self.moments)
-        saved = time.time()
-        for self.step in range(self.step, steps):
-            value = self.update(model, steps, passes)
-            if after:
-                after()
-            if report:
-                report(self.step, value)
-            if agreed(self.accelerator, time.time() - saved > every):
-                self.save(name, self.step + 1)
-                saved = time.time()
-        self.save(name, steps)
+        "All steps that are left; `ValueError` where the folder holds another run, or one that is at work."
+        with held(self.folder, self.accelerator.is_main_process):
+            self.begin(name, steps, stage, settings or {})
+            both = WithLoss(self.models, loss), self.optimizer
+            model, self.optimizer = self.accelerator.prepare(*both)      # together: sharding exchanges the weights
+            if self.average and shared_out(self.models):
+                raise ValueError("no average is kept of weights shared out over processes: write average=false")
+            if self.moments:
+                restore_optimizer(self.optimizer, self.moments)
+            saved, left = time.time(), range(self.step, steps)
+            for self.step in left:
+                value = self.update(model, steps, passes)
+                if after:
+                    after()
+                if report:
+                    report(self.step, value)
+                if agreed(self.accelerator, time.time() - saved > every):
+                    self.save(name, self.step + 1)
+                    saved = time.time()
+            if left:
+                self.save(name, steps)
 
 # %% ../../nbs/training/loop.ipynb #a1000008
 def progress(
-    name: str,        # printed first
-    every: int = 50,  # steps between two lines
-):                    # (step, loss) -> None
+    name: str,                 # printed first
+    every: int | None = None,  # steps between two lines; None: by the clock
+    seconds: float = 10,       # between two lines
+    steps: int | None = None,  # of the whole run, if known
+    file=None,                 # open for writing; None: standard output
+):                             # (step, loss) -> None
     "A report for `fit`: a line now and then."
-    losses, begin = [], time.time()
+    losses, begin, last = [], time.time(), [0.0]
+    of = f" of {steps}" if steps else ""
     def report(step, loss):
         losses.append(loss)
-        if step % every == 0:
-            print(f"{name}: step {step}, loss {np.mean(losses[-every:]):.4f}, {time.time() - begin:.0f} s", flush=True)
+        now = time.time()
+        if step % every == 0 if every else now - last[0] >= seconds or step + 1 == steps:
+            recent = np.mean(losses[-(every or 20):])
+            print(f"{name}: step {step + 1}{of}, loss {recent:.4f}, {now - begin:.0f} s", flush=True, file=file)
+            last[0] = now
     return report

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from ..data.camera import PhotoClips
 from ..data.pictures import paint_stack, resize_short, to_signed
 from ..engine.unet import StreamUNet, chunk_views
+from ..files.places import check_own, whole_file
 from ..pipeline.frames import encode_prompts
 from ..weights.runners import vae_encode
-from .chunks import answer_for, diffuse
+from .checkpoints import shared_place
+from .chunks import answer_for, diffuse, read_weights
 from .loop import Run, share
 from ..weights.lora import layer_names
 from ..weights.tiny import load_models
@@ -94,7 +96,7 @@ def as_adapter(
 def save_lora(
     unet: StreamUNet,  # with adapters
     name: str,         # of the one to be saved
-    path: str | Path,  # .safetensors
+    path: str | Path,  # .safetensors, new
 ) -> Path:             # the same
     "Write an adapter as a LoRA file."
     from diffusers.loaders import StableDiffusionLoraLoaderMixin # slow to import
@@ -102,8 +104,9 @@ def save_lora(
     state = get_peft_model_state_dict(unet, adapter_name=name)
     rank = next(iter(layers.values())).r[name]
     notes = dict(r=rank, lora_alpha=rank, target_modules=sorted(layers))
-    StableDiffusionLoraLoaderMixin.save_lora_weights(path.parent, unet_lora_layers=state, weight_name=path.name,
-                                                     unet_lora_adapter_metadata=notes)
+    with whole_file(path, new=True) as part:
+        StableDiffusionLoraLoaderMixin.save_lora_weights(part.parent, unet_lora_layers=state, weight_name=part.name,
+                                                         unet_lora_adapter_metadata=notes)
     return path
 
 # %% ../../nbs/training/lora.ipynb #4aec7bf3
@@ -119,9 +122,12 @@ class StyleRun:
         lr: float = 8e-3,         # peak learning rate
         seed: int = 0,            # of everything random
         max_timestep: int = 300,  # noisiest entry
+        resume: bool = False,     # go on from a run with other settings
     ):
+        self.settings = {"starting weights": read_weights(models, False), "word": word, "max_timestep": max_timestep}
         self.parts, self.unet, self.word, self.top = models, models["unet"], word, max_timestep
-        self.run = Run(add_adapters(self.unet, ["style"], rank, seed=seed), folder, lr, seed, weight_decay=0)
+        self.run = Run(add_adapters(self.unet, ["style"], rank, seed=seed), folder, lr, seed, weight_decay=0,
+                       resume=resume)
         device = self.run.accelerator.device
         for name in ("unet", "vae", "text_encoder"): models[name].to(device)
         with torch.no_grad():
@@ -159,7 +165,7 @@ class StyleRun:
 def train_style(
     pictures: list,              # (H, W, 3) uint8 photographs
     teacher,                     # frame -> frame, (H, W, 3) uint8 each
-    path: str | Path,            # of the LoRA, .safetensors; the checkpoint goes beside it
+    path: str | Path,            # of the LoRA, .safetensors, new or of the same run; the checkpoint goes beside it
     word: str,                   # the prompt's word for it
     steps: int = 400,            # of the optimiser
     batch: int = 8,              # frames a step
@@ -168,17 +174,22 @@ def train_style(
     models: dict | None = None,  # from `load_models`; None: the embedded ones
     report=None,                 # called with (step, loss)
     seed: int = 0,               # of everything random
+    resume: bool = False,        # go on from a run with other settings in the same place
 ) -> Path:                       # of the LoRA
     "A style of your own. A second call resumes where the first was cut off."
     path = Path(path)
+    folder = path.parent / f"{path.stem}-run"
+    check_own(folder, path.resolve())
     stacks = [paint_stack(resize_short(picture, 2 * size), {word: teacher}) for picture in pictures]
     data = PhotoClips(stacks, frames=1, size=size, seed=seed, styles=(word,))
     models = models or load_models("tiny", "cpu", torch.float32, graphs=False)
     top = models.get("max_timestep") or 1000
-    style = StyleRun(models, path.parent / f"{path.stem}-run", word, rank, seed=seed, max_timestep=top)
+    style = StyleRun(models, folder, word, rank, seed=seed, max_timestep=top, resume=resume)
     def loss(step, mine):
         places = [step * batch + i for i in share(batch, mine)]
         rngs = [np.random.default_rng((seed, place)) for place in places]
         return style.loss([data[place] for place in places], rngs)
-    style.run.fit("style", loss, steps, report=report)
-    return save_lora(style.unet, "style", path)
+    settings = style.settings | dict(batch=batch, size=size, data=data.listing)
+    style.run.fit("style", loss, steps, report=report, settings=settings)
+    with shared_place(folder, path.resolve()) as new: save_lora(style.unet, "style", new)
+    return path

@@ -12,6 +12,7 @@ import torch
 
 from ..engine.masks import temporal_mask
 from ..engine.unet import StreamUNet, chunk_views
+from ..files.places import whole_file
 from .recipe import Recipe
 from ..weights.memory import FusedAttention, LiveBytes
 
@@ -92,9 +93,9 @@ fsdp_config:
 
 
 def write_fsdp(
-    path: str | Path,  # of a YAML file
+    path: str | Path,  # of a YAML file, new
     gpus: int = 8,     # of this machine
 ) -> Path:             # the same
     "A configuration for `accelerate launch` that shares weights, gradients and optimiser among GPUs."
-    Path(path).write_text(FSDP.format(gpus=gpus))
+    with whole_file(path, new=True) as part: part.write_text(FSDP.format(gpus=gpus))
     return Path(path)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TINY_RECIPE', 'TOY_RECIPE', 'NAMED', 'Recipe', 'check_recipe', 'convert', 'change', 'read_recipe', 'recipe_file',
-           'open_part', 'open_clips', 'fresh_motion', 'load_parts', 'real_parts', 'fill_random', 'random_parts',
-           'unet_shape']
+           'read_yaml', 'open_part', 'open_clips', 'fresh_motion', 'load_parts', 'real_parts', 'fill_random',
+           'random_parts', 'unet_shape']
 
 # %% ../../nbs/training/recipe.ipynb #fcb66bfc
 import difflib
@@ -17,7 +17,9 @@ import yaml
 from torch import nn
 
 from ..data.camera import PhotoClips
-from ..data.films import VideoClips
+from ..data.captions import read_text
+from ..data.films import VideoClips, find_films
+from ..data.pictures import PICTURES
 from ..data.shards import Mixture, ShardClips
 from ..data.worlds import RenderedClips
 from ..engine.masks import MODES
@@ -127,7 +129,7 @@ def read_recipe(
     wrong = [word for word in words if "=" not in word]
     if wrong: raise ValueError(f"{wrong[0]!r} is no setting: write KEY=VALUE, as in lr=1e-4")
     recipe = NAMED[str(name)] if str(name) in NAMED else recipe_file(Path(name))
-    return change(recipe, {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)})
+    return change(recipe, {key: read_yaml(value, word) for word in words for key, value in [word.split("=", 1)]})
 
 
 def recipe_file(
@@ -136,9 +138,23 @@ def recipe_file(
     "A recipe of your own."
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}: write {', '.join(NAMED)} or the name of a YAML file")
-    found = yaml.safe_load(path.read_text(encoding="utf8")) or {}
+    found = read_yaml(read_text(path), path) or {}
     if not isinstance(found, dict): raise ValueError(f"{path} is no recipe: write lines such as `lr: 1e-4`")
     return change(read_recipe(found.pop("base", "sd15")), found)
+
+
+def read_yaml(
+    text: str,  # YAML
+    what,       # file or word it is from
+):              # a number, a text, a dict, ...
+    "What it says, or one sentence with the place of the fault."
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark and mark.line else ""
+        fault = getattr(error, "problem", None) or "it cannot be read"
+        raise ValueError(f"{what}{place} is no YAML ({fault}): write lines such as `lr: 1e-4`") from None
 
 # %% ../../nbs/training/recipe.ipynb #69143874
 def open_part(
@@ -150,6 +166,11 @@ def open_part(
     folder = Path(place)
     if (folder / "index.json").exists(): return ShardClips(folder, recipe.seed)
     kind = PhotoClips if folder.is_dir() and any(folder.glob("*.npy")) else VideoClips
+    if kind is VideoClips and folder.is_dir() and not find_films(folder):
+        pictures = sum(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
+        if pictures:
+            raise ValueError(f"{folder} holds {pictures} pictures and no film: make a film of them, or paint them with "
+                             "data.pictures.pair_photographs and give the folder of its .npy files")
     return kind(folder, recipe.frames, recipe.size, recipe.seed)
 
 

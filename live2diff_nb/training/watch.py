@@ -7,6 +7,7 @@ __all__ = ['ddim_step', 'even_steps', 'repaint', 'strip', 'sample_strip', 'in_no
            'train_and_watch']
 
 # %% ../../nbs/training/watch.ipynb #aa1a1952
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files.places import own_place
 from ..engine.lcm import predict_x0, row_scalings
 from ..weights.runners import vae_decode
 from .checkpoints import shared_out
 from .chunks import ChunkRun, diffuse, train_recipe
+from .loop import progress
 from .memory import memory_report
 from .recipe import Recipe, unet_shape
 
@@ -134,7 +137,9 @@ class Watch:
         self.first = run.accelerator.is_main_process
         self.plot, self.place = self.first and (in_notebook() if plot is None else plot), None
         steps = run.recipe.steps[stage - 1]
-        self.bar = tqdm(total=steps, desc=f"stage {stage}", ncols=80, disable=not self.first, mininterval=1)
+        shown = self.first and (in_notebook() or sys.stderr.isatty())
+        self.bar = tqdm(total=steps, desc=f"stage {stage}", ncols=80, disable=not shown, mininterval=1)
+        self.line = None if shown else progress(f"stage {stage}", steps=steps, file=sys.stderr)     # for a log
         self.log = open_log(Path(run.folder) / f"logs/stage{stage}") if self.first else None
 
     def __call__(
@@ -147,6 +152,7 @@ class Watch:
         self.losses.append(loss)
         self.bar.update(step + 1 - self.bar.n)
         self.bar.set_postfix(loss=f"{np.mean(self.losses[-20:]):.4f}")
+        if self.line: self.line(step, loss)
         if self.log: self.log.add_scalar("loss", loss, step)
         every, last = self.run.recipe.strips, step + 1 == self.bar.total
         if every and (last or (step + 1) % every == 0) and not shared_out(self.run.models):
@@ -161,8 +167,7 @@ class Watch:
         "A strip to the folder and to TensorBoard; it draws no random numbers that training would miss."
         picture = sample_strip(self.run, self.stage)
         self.strips.append(Path(self.run.folder) / f"strips/stage{self.stage}_{step:06d}.png")
-        self.strips[-1].parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(self.strips[-1])
+        with own_place(self.run.folder, f"strips/{self.strips[-1].name}") as new: Image.fromarray(picture).save(new)
         if self.log: self.log.add_image("strip", picture, step, dataformats="HWC")
 
     def draw(self):
@@ -193,7 +198,8 @@ def train_and_watch(
     folder,                 # checkpoints, logs, strips and the result go here
     estimate: bool = False, # only say what it takes
     clips=None,             # data set; None: the recipe's
+    resume: bool = False,   # go on from a run with other settings in the same folder
 ) -> Path | None:           # of the result
     "The command `train`."
     print(recipe, memory_report(recipe, *unet_shape(recipe)), sep="\n", flush=True)
-    return None if estimate else train_recipe(recipe, folder, clips, report=Watch)
+    return None if estimate else train_recipe(recipe, folder, clips, None, Watch, resume)

@@ -16,6 +16,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ..engine.unet import StreamStep, StreamUNet, example_step
+from ..files.places import whole_file
 
 # %% ../../nbs/weights/graphs.ipynb #0e98def8
 def export_step(
@@ -40,7 +41,8 @@ def save_graph(
     "Write a model as an ONNX graph without its weights."
     import onnx
     graph = torch.onnx.export(model, inputs, dynamo=True, verbose=False, optimize=False).model_proto
-    onnx.save(simplify(strip(graph, set(model.state_dict()))), str(path))
+    graph = simplify(strip(graph, set(model.state_dict())))
+    with whole_file(path, new=True) as part: onnx.save(graph, str(part))
 
 # %% ../../nbs/weights/graphs.ipynb #2e4a09e0
 def strip(

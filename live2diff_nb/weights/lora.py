@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files.files import fetch, open_weights, sniff
+from ..files.places import whole_file
 
 # %% ../../nbs/weights/lora.ipynb #0b10f5d1
 class LoraLayer(NamedTuple):
@@ -216,7 +217,7 @@ KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
 
 def write_lora(
     layers: dict,      # from `read_lora`
-    path: str | Path,  # .safetensors
+    path: str | Path,  # .safetensors, new
 ) -> None:
     "Write a LoRA in the kohya layout."
     state = {}
@@ -224,5 +225,4 @@ def write_lora(
         flat = KOHYA[part] + name.replace(".", "_").removeprefix("text_model_")
         state |= {f"{flat}.lora_down.weight": layer.down, f"{flat}.lora_up.weight": layer.up,
                   f"{flat}.alpha": torch.tensor(layer.scale * len(layer.down), dtype=torch.float64)}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    with whole_file(path, new=True) as part: save_file({key: value.contiguous() for key, value in state.items()}, part)

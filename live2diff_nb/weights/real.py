@@ -15,6 +15,7 @@ import torch
 from ..depth.hub import depth_file, load_depth, save_depth
 from ..engine.lcm import make_scheduler
 from ..files.files import open_weights
+from ..files.places import whole_folder
 from ..files.formats import VAE, check_architecture, fill
 from .lora import add_lora, write_lora
 from .memory import check_memory, stream_bytes
@@ -159,15 +160,13 @@ def save_real(
     folder: str | Path,    # new or empty
 ) -> None:
     "Every part of a pipeline in diffusers' folder layout."
-    folder, now = Path(folder), pipe.loras.active
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: give the name of a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    pipe.apply_lora({})                                                   # the weights without LoRAs are written
-    for part in SAVED: getattr(pipe, part).save_pretrained(folder / part)
-    save_depth(pipe.depth, folder / "depth")
-    pipe.apply_lora(now)
-    write_notes(pipe, folder)
+    now = pipe.loras.active
+    with whole_folder(folder) as new:
+        pipe.apply_lora({})                                               # the weights without LoRAs are written
+        for part in SAVED: getattr(pipe, part).save_pretrained(new / part)
+        save_depth(pipe.depth, new / "depth")
+        pipe.apply_lora(now)
+        write_notes(pipe, new)
 
 # %% ../../nbs/weights/real.ipynb #08f2b638
 def write_notes(

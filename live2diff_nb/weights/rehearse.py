@@ -17,6 +17,7 @@ from torch import nn
 
 from ..engine.temporal import position_codes
 from ..engine.unet import StreamUNet
+from ..files.places import whole_folder
 from .tiny import TINY
 
 # %% ../../nbs/weights/rehearse.ipynb #b54ecc50
@@ -122,7 +123,7 @@ def write_text(
 
 # %% ../../nbs/weights/rehearse.ipynb #17d8230e
 def write_rehearsal(
-    folder: str | Path,                  # new
+    folder: str | Path,                  # new or empty
     full: bool = False,                  # True: the sizes of Stable Diffusion 1.5, about 2.9 GB in half precision
     dtype: torch.dtype = torch.float16,  # of the files
     seed: int = 0,                       # of the numbers
@@ -131,11 +132,12 @@ def write_rehearsal(
     folder, config = Path(folder), FULL if full else SMALL
     with torch.device("meta"): unet = StreamUNet(**config)
     state, motion = split_unet(random_state(unet, dtype, seed))
-    write_part(folder / "sd15" / "unet", state, sd_config(config))
-    torch.save(official_checkpoint(motion), folder / "live2diff.ckpt")
-    del state, motion
-    write_vaes(folder, full, dtype, seed)
-    write_text(folder / "sd15", config["cross_attention_dim"], full, dtype, seed)
+    with whole_folder(folder) as part:
+        write_part(part / "sd15" / "unet", state, sd_config(config))
+        torch.save(official_checkpoint(motion), part / "live2diff.ckpt")
+        del state, motion
+        write_vaes(part, full, dtype, seed)
+        write_text(part / "sd15", config["cross_attention_dim"], full, dtype, seed)
     return dict(name=str(folder / "sd15"), motion=str(folder / "live2diff.ckpt"), vae=str(folder / "taesd"))
 
 # %% ../../nbs/weights/rehearse.ipynb #008cad98
