@@ -71,9 +71,9 @@ def run_session(
     "Everything that a session makes of a source."
     models, ledger, waits = session.models, Ledger(), deque(maxlen=1) if latencies is None else latencies
     def out(latents):
-        for frame, waited in ledger.settle(frame for x0 in latents for frame in models.to_frames(x0)):
+        for frame, waited in ledger.settle(frame for x0 in latents for frame in session.to_frames(x0)):
             waits.append(waited)
-            yield frame
+            yield frame.copy()                                         # the caller's own, whatever is shown again
     for number, frame in enumerate(frames):
         picture = picture_of(models, frame, number)
         own = picture is not None and not (judge and judge.skip(picture))

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..depth.estimator import RunningRange
 from ..engine.lcm import pick_timesteps
 from ..engine.stream import StreamDenoiser
-from .frames import Models, style_parts
+from .frames import Health, Models, finite_ones, style_parts
 
 # %% ../../nbs/pipeline/session.ipynb #ed1590c6
 def check_prompt(
@@ -35,7 +35,7 @@ def check_style(
     "One of the styles, whose LoRAs can be read."
     if value is not None and value not in models.styles:
         raise ValueError(f"unknown style {value!r}: choose one of {', '.join(models.styles)}, or None")
-    for path in style_parts(models.styles, value)[1]: models.loras.load(path)
+    models.loras.check(style_parts(models.styles, value)[1])
 
 
 def check_strength(
@@ -64,7 +64,7 @@ def check_lora(
     "Files that can be read, each with a weight."
     if not (isinstance(value, dict) and all(isinstance(weight, Real) for weight in value.values())):
         raise ValueError(f"lora must be a dict of file and weight, as in {{'ink.safetensors': 0.8}}, got {value!r}")
-    for path in value: models.loras.load(path)
+    models.loras.check(value)
 
 
 CHECKS = dict(prompt=check_prompt, style=check_style, strength=check_strength, steps=check_steps, lora=check_lora)
@@ -92,7 +92,8 @@ class Settings:
         elif name not in self.__dataclass_fields__: raise AttributeError(f"there is no setting {name!r}")
         own = self.__dict__
         scheduled = name in ("steps", "strength") and own.get("schedule")     # a file's timesteps hold until then
-        if name in CHECKS and (scheduled or own.get(name) != value): own["version"] = self.version + 1
+        renewed = name in ("lora", "style") and self.models.loras.stale          # a file was written anew
+        if name in CHECKS and (scheduled or renewed or own.get(name) != value): own["version"] = self.version + 1
         own[name] = value
         if scheduled: own["schedule"] = None
 
@@ -129,7 +130,7 @@ class Session:
     ):
         self.models, self.settings, self.change = pipe.models, pipe.settings, change
         self.how = dict(seed=seed, fixed_noise=fixed_noise, use_depth=use_depth, slide=slide)     # of the engine
-        self.version = self.settings.version
+        self.version, self.health = self.settings.version, Health()
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
         self.models.runner.begin()
 
@@ -152,7 +153,7 @@ class Session:
     ) -> list[Tensor]:       # (1, 4, h, w) each
         "Take one frame; the denoised latents that are ready now, in order."
         ready = []
-        if self.version != self.settings.version and self.engine:
+        if self.engine and (self.version != self.settings.version or self.health.due):
             ready += self.apply_change()
         self.version = self.settings.version
         self.recent.append(encoded)
@@ -166,22 +167,29 @@ class Session:
             x0 = self.engine.step(*encoded)
         return ready + ([] if x0 is None else [x0])
 
+    def to_frames(
+        self,
+        latents: Tensor,    # (n, 4, h, w), from `push` or `finish`
+    ) -> list:              # (height, width, 3) uint8 each
+        "Results decoded; one that is not finite is replaced, and the stream warms up again."
+        return self.health.look(*self.models.decode(latents))
+
     def start(
         self,
         rows: slice = slice(None),  # whose results are wanted
     ) -> list[Tensor]:              # (1, 4, h, w) each
         "Warm up on the latest frames."
         self.engine, warmup = self.new_engine(), self.models.warmup
-        warm = list(self.recent)[:warmup] or [self.recent[-1]]
+        warm = finite_ones(self.recent)[:warmup] or [self.recent[-1]]
         latents, depth = (torch.cat(parts)[:warmup] for parts in zip(*warm))
         with self.models.timed("unet"):
             x0 = self.engine.warm_up(latents, depth, self.embed())
         return list(x0.split(1))[rows] if len(x0) else []
 
     def apply_change(self) -> list[Tensor]:
-        "New settings: finish what is in flight under the old ones, then re-warm, or keep the cache."
-        ready = self.finish()
-        if self.change == "soft":
+        "New settings: finish what is in flight under the old ones, then re-warm, or keep the cache if it is finite."
+        ready, sick, self.health.due = self.finish(), self.health.due, False
+        if self.change == "soft" and not sick:
             engine, old = self.new_engine(), self.engine
             if engine.rows == old.rows:
                 old.timesteps, old.scalings, old.runner = engine.timesteps, engine.scalings, engine.runner
