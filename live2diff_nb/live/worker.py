@@ -69,7 +69,7 @@ class StreamTranslator:
         if not ready:
             warm = len(self.session.recent) if self.session.engine is None else self.pipe.warmup
             return Shown(note=f"warming up {warm} of {self.pipe.warmup}", changed=changed, seen=seen)
-        return Shown(tags[-1], self.pipe.to_frames(ready[-1])[0], changed=changed, seen=seen)
+        return Shown(tags[-1], self.session.to_frames(ready[-1])[0], changed=changed, seen=seen)
 
     def _push(self, encoded: tuple, watch: Watch | None) -> tuple:
         "`(latents that are ready, what was seen)`; nothing is seen of the warmup, or of an engine that ends here."
