@@ -136,9 +136,9 @@ def encode_prompts(
     clip_skip: int = 0,    # how many of the last layers to leave out
 ) -> Tensor:               # (prompts, tokens, dim)
     "Prompt embeddings; a prompt that is too long is cut."
-    tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
-                       return_tensors="pt").input_ids
-    out = text_encoder(tokens.to(text_encoder.device), output_hidden_states=clip_skip > 0)
+    tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
+    tokens = torch.tensor(tokens, device=text_encoder.device)                   # (prompts, tokens)
+    out = text_encoder(tokens, output_hidden_states=clip_skip > 0)
     if not clip_skip:
         return out.last_hidden_state
     body = getattr(text_encoder, "text_model", text_encoder)
@@ -237,9 +237,9 @@ class Models:
         self,
         part: str,  # under which the seconds are kept
     ):
-        "Add the time spent inside to `timings[part]`, seconds."
+        "Add the time spent inside to `timings[part]`, seconds; the weights' own dtype holds, whatever autocast says."
         start = time.perf_counter()
-        yield
+        with torch.autocast(self.device.type, enabled=False): yield
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.timings[part] += time.perf_counter() - start
@@ -292,4 +292,5 @@ class Models:
     ) -> Tensor:             # (1, tokens, dim)
         "Embedding of a prompt in a style."
         text = style_parts(self.styles, style)[0].format(prompt=prompt)
-        return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)
+        with self.timed("text"):
+            return encode_prompts(self.tokenizer, self.text_encoder, [text.strip(" ,")], self.clip_skip)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .frames import Ledger, Models, SimilarFilter, prepare_frame
 from .session import Session, Settings
+from ..engine.stream import whole_seed
 from ..weights.config import read_config
 from ..weights.memory import stream_bytes
 from ..weights.real import load_real, save_real
@@ -91,6 +92,7 @@ class Pipeline:
         settings: Settings | None = None,  # what to paint; None: in the first style of the models
     ):
         self.models, self.latencies = models, deque(maxlen=10_000)             # seconds a frame waited
+        self.seed = 0                                                          # of the latest stream
         self.settings = settings or Settings(models, style=next(iter(models.styles), None))
         self.to_pictures, self.to_frames, self.encode = models.to_pictures, models.to_frames, models.encode
         self.embed, self.apply_lora = models.embed, models.apply_lora
@@ -202,7 +204,7 @@ class Live2Diff(Pipeline):
         style: str | None = None,         # one of `styles`
         steps: int | None = None,         # denoising steps a frame, T
         strength: float | None = None,    # 0 keeps the input, 1 gives most freedom
-        seed: int = 0,                    # same seed, same frames
+        seed: int | None = 0,             # same seed, same frames; None: a random one, then found in `seed`
         fixed_noise: bool | None = None,  # one noise for all frames, or fresh noise; None: as the weights prefer
         change: str = "cut",              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         similar: float | None = None,     # skip frames more alike than this cosine, e.g. 0.98
@@ -215,6 +217,7 @@ class Live2Diff(Pipeline):
         self.settings.update(given)
         if prompt is not None and style is None and not self.prompt_keeps_style: self.style = None
         self.timings.clear(), self.latencies.clear()
+        self.seed = whole_seed(seed)
         fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
         judge = SimilarFilter(similar) if similar is not None else None
-        return run_session(Session(self, seed, fixed_noise, change), frames, judge, self.latencies)
+        return run_session(Session(self, self.seed, fixed_noise, change), frames, judge, self.latencies)

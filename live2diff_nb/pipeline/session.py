@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..depth.estimator import RunningRange
 from ..engine.lcm import pick_timesteps
-from ..engine.stream import StreamDenoiser
+from ..engine.stream import StreamDenoiser, whole_seed
 from .frames import Health, Models, finite_ones, style_parts
 
 # %% ../../nbs/pipeline/session.ipynb #ed1590c6
@@ -122,14 +122,14 @@ class Session:
     def __init__(
         self,
         pipe,                     # has `models` and `settings`, as a `Live2Diff`
-        seed: int,                # of the noise
+        seed: int | None,         # of the noise, of any size; None: a random one
         fixed_noise: bool,        # one noise for all frames
         change: str,              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         use_depth: bool = True,   # False: without the depth adapter's part
         slide: bool = False,      # True: later frames overwrite the warmup
     ):
         self.models, self.settings, self.change = pipe.models, pipe.settings, change
-        self.how = dict(seed=seed, fixed_noise=fixed_noise, use_depth=use_depth, slide=slide)     # of the engine
+        self.how = dict(seed=whole_seed(seed), fixed_noise=fixed_noise, use_depth=use_depth, slide=slide)     # of the engine
         self.version, self.health = self.settings.version, Health()
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
         self.models.runner.begin()

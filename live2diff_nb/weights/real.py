@@ -117,6 +117,7 @@ def read_parts(
     return dict(unet=unet, **small)
 
 # %% ../../nbs/weights/real.ipynb #e1f474eb
+@torch.inference_mode(False)                      # so that the weights can be changed later
 def load_real(
     name: str | Path,                             # as in `open_parts`, or a folder by `save_real`
     device: str | torch.device | None = None,     # None: the GPU where there is one
@@ -141,7 +142,7 @@ def load_real(
     asked = dict(height=settings["height"], width=settings["width"], steps=settings.get("steps", 2), dtype=dtype)
     frames = dict(window=settings.get("window", 16), warmup=settings.get("warmup", 8))
     check_memory(lambda **size: part_bytes(parts, **size, **frames), asked, device, memory_limit)
-    models = read_parts(parts, device, dtype, tokenizer)
+    with torch.device("cpu"): models = read_parts(parts, device, dtype, tokenizer)
     if lcm_lora is not None:
         place = locate(lcm_lora)
         add_lora({"unet": models["unet"]}, place if place.is_file() else weights_in(place))
