@@ -117,6 +117,7 @@ def translate(
         seconds = time.perf_counter() - clock
     parts = dict(decode=source.seconds, **pipe.timings, encode=sink.seconds)
     print(summary(sink.frames, seconds, first, list(pipe.latencies), parts, memory_text(args.device)))
+    if args.seed is None: print("seed        ", pipe.seed)
     print("saved       ", args.output if sink.frames else "nothing, it was stopped before the first frame")
     return 130 if stopped else 0
 

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..files.files import BROKEN
+
 # %% ../../nbs/training/checkpoints.ipynb #c7514f1b
 def save_state(
     path: Path,   # of the checkpoint; what was there is kept as `{name}.before`
@@ -44,7 +46,7 @@ def load_state(
             return torch.load(kept, weights_only=True, map_location="cpu")
         except FileNotFoundError:
             continue
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
+        except (pickle.UnpicklingError, *BROKEN):
             told = f"{kept} is damaged or cut off; the checkpoint before it is used, where there is one"
             warnings.warn(told, stacklevel=2)
     raise ValueError(f"{path} is damaged or cut off, and so is the one before it: "

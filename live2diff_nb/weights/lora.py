@@ -189,7 +189,8 @@ class LoraStack:
     ) -> None:
         "One layer: base, plus the weighted parts; without parts the base itself returns."
         weight = self.models[key[0]].get_submodule(key[1]).weight
-        with torch.inference_mode(weight.is_inference()), torch.no_grad():
+        plain = torch.autocast(weight.device.type, enabled=False)              # single precision, whatever is set
+        with torch.inference_mode(weight.is_inference()), torch.no_grad(), plain:
             if key not in self.base: self.base[key] = weight.detach().clone()
             changed = self.base[key].float() if parts else self.base[key]
             for amount, layer in parts: changed = changed + amount * layer.delta(weight)
