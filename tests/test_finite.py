@@ -8,7 +8,7 @@ import torch
 from helpers import moving_clip
 from live2diff_nb.pipeline.live2diff import Live2Diff
 
-CLIP = moving_clip(60)
+CLIP = moving_clip(36)
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +32,16 @@ def stream(pipe, at=None, last=None, steps=2, **settings):
     finally: bias.copy_(whole)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
-@pytest.mark.parametrize("change", ["cut", "soft"])
+@pytest.mark.parametrize("steps, change", [(1, "cut"), (2, "soft"), (4, "cut")])
 def test_black_does_not_stay(pipe, steps, change):
     "One bad frame in the middle, then good weights again: the last frames are those of a stream that never failed."
     plain, _ = stream(pipe, steps=steps, change=change)
-    out, caught = stream(pipe, 20, 21, steps, change=change)
+    out, caught = stream(pipe, 14, 15, steps, change=change)
     off = np.abs(out.astype(float) - plain).mean((1, 2, 3))
-    print("grey levels from the plain stream:", off.round(1)[14:34])
+    print("grey levels from the plain stream:", off.round(1))
     assert len(out) == len(CLIP) and (out.reshape(len(out), -1).max(1) > 40).all()       # never black
-    assert off[:18].max() == 0 and off[40:].max() < 6 and len(caught) == 1 and "warms up again" in str(caught[0].message)
+    assert off[: 15 - steps].max() == 0 and off[26:].max() < 6                             # those in flight are lost
+    assert len(caught) == 1 and "warms up again" in str(caught[0].message)
 
 
 def test_a_frame_that_cannot_be_encoded_is_not_warmed_up_on(pipe, monkeypatch):
@@ -51,10 +51,10 @@ def test_a_frame_that_cannot_be_encoded_is_not_warmed_up_on(pipe, monkeypatch):
         nonlocal count
         count += 1
         latents, depth = encode(pictures, scale)
-        return (latents * torch.nan if count == 21 else latents), depth
+        return (latents * torch.nan if count == 15 else latents), depth
     monkeypatch.setattr(pipe.models, "encode", overflow)
     out, caught = stream(pipe)
-    assert np.abs(out[40:].astype(float) - plain[40:]).mean() < 6 and len(caught) == 1
+    assert np.abs(out[26:].astype(float) - plain[26:]).mean() < 6 and len(caught) == 1
 
 
 def test_every_result_is_nan(pipe):
@@ -83,7 +83,7 @@ def test_no_wait_for_a_gpu_beyond_the_copy(pipe):
 # ---- the caller's own ------------------------
 @pytest.mark.parametrize("settings", [{}, {"similar": 0.5}], ids=str)
 def test_results_are_the_callers_own_and_inputs_are_left_alone(pipe, settings):
-    clip = [frame.copy() for frame in CLIP[:30]]
+    clip = [frame.copy() for frame in CLIP[:20]]
     for frame in clip[::3]: frame.flags.writeable = False
     wanted = [frame.copy() for frame in pipe.stream(clip, prompt="a photo", **settings)]
     kept = []

@@ -124,8 +124,9 @@ def load_depth(
         for name, value in model.state_dict().items(): check_finite(name, value, value, place)
     else:
         file = depth_file(place)
+        state = open_weights(file)
         with torch.device("meta"): model = DPTHybrid()
-        model = fill(model, open_weights(file), file, dtype, device)
+        model = fill(model, state, file, dtype, device)
     model.source = place
     return model.eval().requires_grad_(False)
 

@@ -87,7 +87,9 @@ def unwrap(
     inner = [found[key] for key in WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)]
     found = inner[0] if inner else found
     pairs = found.items() if isinstance(found, dict) else ()
-    tensors = {name: value for name, value in pairs if torch.is_tensor(value)}
+    tensors = {name: value for name, value in pairs if torch.is_tensor(value) and isinstance(name, str)}
+    if any(value.layout != torch.strided or value.is_quantized for value in tensors.values()):
+        raise ValueError(f"{path} holds sparse or quantised tensors: get these weights in 16 or 32 bits")
     if tensors: return tensors
     raise ValueError(f"{path} holds no named tensors: give a checkpoint, that is a dictionary of weights")
 
@@ -156,8 +158,7 @@ def read(
 ) -> Iterator[tuple[str, Tensor]]:
     "Pairs of name and mapped tensor."
     if sniff(path) == "safetensors":
-        with safe_open(path, "pt") as file:
-            yield from ((name, file.get_tensor(state[name].name)) for name in names)
+        with safe_open(path, "pt") as file: yield from ((name, file.get_tensor(state[name].name)) for name in names)
     else:
         found = unwrap(load_pickle(path), path)
         yield from ((name, found[state[name].name]) for name in names)
@@ -192,8 +193,7 @@ def fetch(
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
         return torch.empty(tensor.shape, dtype=kind, device=device, memory_format=layout).copy_(tensor)
-    for name, value in state.items():
-        if not isinstance(value, Stored): state[name] = ready(value)           # was read before
+    state.update({name: ready(value) for name, value in state.items() if not isinstance(value, Stored)})
     stored = sorted((value.path, name) for name, value in state.items() if isinstance(value, Stored))
     for path, names in groupby(stored, key=lambda pair: pair[0]):
         for portion in portions([name for _, name in names], state):
