@@ -371,9 +371,9 @@ class Stopped(LoraStack):
         if self.left == 0 or self.left < 0 and self.stubborn: raise self.error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError, SystemExit])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("stubborn", [False, True])
-@pytest.mark.parametrize("at", [1, 5, 8])
+@pytest.mark.parametrize("at", [1, 4, 7])
 def test_stopped_while_one_goes_in_or_out(tmp_path, at, stubborn, error):
     unet = sd_unet()
     a, b = (save_layout(tmp_path / f"{n}.safetensors", factors(unet, LAYERS[:-1] if n else LAYERS[1:], n), "kohya")
@@ -432,7 +432,8 @@ def peft_scales(path, unet):
     reference = UNet2DConditionModel(**{k: v for k, v in sd_config(SMALL).items() if not k.startswith("_")})
     state, alphas, notes = Loader.lora_state_dict(path, return_lora_metadata=True)
     Loader.load_lora_into_unet(state, network_alphas=alphas, unet=reference, adapter_name="a", metadata=notes)
-    return {name: layer.scaling["a"] for name, layer in reference.named_modules() if "a" in getattr(layer, "scaling", ())}
+    layers = {name: getattr(layer, "scaling", {}) for name, layer in reference.named_modules()}
+    return {name: scaling["a"] for name, scaling in layers.items() if "a" in scaling}
 
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -459,13 +460,15 @@ def test_scales_are_those_of_peft(tmp_path, notes):
     assert ours == pytest.approx(peft_scales(path, unet)) and len(ours) == len(names)
 
 
-@pytest.mark.parametrize("spelling", ["lora_unet_{flat}.lora_{kohya}.weight", "diffusion_model.{old}.lora_{peft}.weight",
+@pytest.mark.parametrize("spelling", ["lora_unet_{flat}.lora_{kohya}.weight",
+                                      "diffusion_model.{old}.lora_{peft}.weight",
                                       "model.diffusion_model.{old}.lora_{peft}.weight"])
 def test_the_first_names_of_the_blocks(tmp_path, spelling):
     unet = sd_unet()
     parts, plain = factors(unet, LAYERS, 1), [n for n in unet.state_dict() if "motion" not in n and "flow" not in n]
     old = {name: old_names(plain)[f"{name}.weight"].removesuffix(".weight") for name in LAYERS}
-    assert old[ATTENTION].startswith("input_blocks.1.1.") and old["mid_block.resnets.0.conv1"].startswith("middle_block.0.")
+    assert old[ATTENTION].startswith("input_blocks.1.1.")
+    assert old["mid_block.resnets.0.conv1"].startswith("middle_block.0.")
     state = {}
     for name, pair in parts.items():
         for value, kohya, peft in zip(pair, ("down", "up"), "AB"):
@@ -488,8 +491,8 @@ def test_the_first_names_of_the_blocks(tmp_path, spelling):
     ("model.diffusion_model.input_blocks.0.0.weight", "whole model"), ("emb_params", "textual inversion"),
     ("conv_in.weight", "not part of a LoRA"), ("lora_unet_nowhere.lora_down.weight", "another model")])
 def test_other_models_and_kinds_by_name(tmp_path, name, said):
-    save_file({name: torch.ones(2, 2), name.replace("down", "up").replace("lora_A", "lora_B") + ("" if "lora_" in name else "x"):
-               torch.ones(2, 2)}, tmp_path / "other.safetensors")
+    pair = {name, name.replace("lora_down", "lora_up").replace("lora_A", "lora_B")}
+    save_file({name: torch.ones(2, 2) for name in pair}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="other.safetensors") as caught:
         read_lora(tmp_path / "other.safetensors", {"unet": sd_unet()})
     assert said in str(caught.value) and "\n" not in str(caught.value)
@@ -505,6 +508,6 @@ def test_what_is_beside_a_lora(tmp_path):
     with pytest.warns(UserWarning, match="bundle_emb, network_dim left out"):
         layers = read_lora(tmp_path / "b.safetensors", {"unet": unet})
     assert {layer.scale for layer in layers.values()} == {0.5}
-    text = {f"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_{end}.weight": torch.ones(2, 2) for end in ("down", "up")}
-    save_file(text, tmp_path / "text.safetensors")
-    with pytest.raises(ValueError, match="changes nothing in unet"): read_lora(tmp_path / "text.safetensors", {"unet": unet})
+    layer, path = "lora_te_text_model_encoder_layers_0_mlp_fc1", tmp_path / "text.safetensors"
+    save_file({f"{layer}.lora_{end}.weight": torch.ones(2, 2) for end in ("down", "up")}, path)
+    with pytest.raises(ValueError, match="changes nothing in unet"): read_lora(path, {"unet": unet})

@@ -1,4 +1,4 @@
-"""What surrounds a pipeline does not change it: PyTorch's defaults, inference mode, autocast, a fork; seeds of any size."""
+"""What surrounds a pipeline does not change it: PyTorch's defaults, inference mode, autocast, a fork. And seeds."""
 import contextlib
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import moving_clip
-from live2diff_nb.engine.stream import FrameNoise
+from live2diff_nb.engine.noise import FrameNoise
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.weights.rehearse import write_rehearsal
 from live2diff_nb.weights.tiny import style_lora
@@ -55,8 +55,8 @@ def test_around_loading_and_around_streaming(files, make, around):
             pipe.set_lora(lora)
             return np.stack(list(pipe.stream(CLIP, prompt="a photo")))
     plain = run(contextlib.nullcontext, contextlib.nullcontext)
-    for places in ((AROUND[around], contextlib.nullcontext), (contextlib.nullcontext, AROUND[around]), [AROUND[around]] * 2):
-        assert np.array_equal(run(*places), plain)
+    inside, outside = AROUND[around], contextlib.nullcontext
+    for places in ((inside, outside), (outside, inside), (inside, inside)): assert np.array_equal(run(*places), plain)
 
 
 def test_trained_after_it_was_loaded_in_inference_mode(files):
@@ -100,7 +100,7 @@ def test_small_seeds_give_the_noise_they_always_gave(seed):
         assert torch.equal(FrameNoise(seed)(frame, 2, like), old)
 
 
-SEEDS = [156680208700286, 2**63 - 1, 2**64 - 1, -2**63, -(2**70), 10**100, np.uint64(2**64 - 1), np.int32(-5), 12345678901234]
+SEEDS = [156680208700286, 12345678901234, 2**63 - 1, 2**64 - 1, -2**63, -(2**70), 10**100, np.int32(-5)]
 
 
 def test_seeds_of_any_size():
@@ -145,7 +145,8 @@ for graphs in (True, False):
     child.start()
     there, left = queue.get(timeout=100)
     child.join()
-    loaded = next(iter(torch.utils.data.DataLoader(Frames(), num_workers=1, multiprocessing_context="fork", timeout=100)))
+    loader = torch.utils.data.DataLoader(Frames(), num_workers=1, multiprocessing_context="fork", timeout=100)
+    loaded = next(iter(loader))
     assert left == 17 and np.abs(here.astype(float) - there).max() <= 1 and np.array_equal(there, loaded[0])
     assert np.array_equal(Frames()[0], here)
 print("both ran")

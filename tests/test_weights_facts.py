@@ -1,4 +1,4 @@
-"""What files say of themselves is obeyed or named: what a network predicts, numbered pieces, variants, and the hub's copies."""
+"""What files say of themselves is obeyed or named: what a network predicts, numbered pieces, variants, hubs."""
 import json
 import shutil
 import warnings
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.weights.parts import BASE, choices, locate
-from live2diff_nb.weights.real import load_real
+from live2diff_nb.weights.real import load_real, open_parts, read_parts
 from live2diff_nb.weights.rehearse import to_single_file, write_rehearsal
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -32,7 +32,8 @@ def files(made, tmp_path):
 
 
 def load(files, **settings): return load_real(**files, device="cpu", height=64, width=64, **settings)
-def kind(files, **settings): return load(files, **settings)["scheduler"].config.prediction_type
+def kind(files, **settings): return open_parts(**files, **settings)["noise"].get("prediction_type")
+def read(files): return read_parts(open_parts(**files), torch.device("cpu"), torch.float32, None)
 
 
 # ---- what is predicted ------------------------
@@ -43,29 +44,29 @@ def say(files, **facts):
 
 
 def test_a_folder_of_a_v_model(files):
-    assert kind(files) == "epsilon"
+    assert kind(files) is None
     say(files, prediction_type="v_prediction", beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    with warnings.catch_warnings(action="error", category=UserWarning): assert kind(files) == "v_prediction"
-    assert kind(files, noise={"prediction_type": "epsilon"}) == "epsilon"
-    assert kind(files, noise={"beta_schedule": "scaled_linear"}) == "v_prediction"
-    plain = load(files)["scheduler"].alphas_cumprod
+    with warnings.catch_warnings(action="error", category=UserWarning): plain = load(files)["scheduler"]
+    assert plain.config.prediction_type == "v_prediction"
+    assert load(files, noise={"prediction_type": "epsilon"})["scheduler"].config.prediction_type == "epsilon"
     say(files, prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    zero = load(files)["scheduler"].alphas_cumprod
-    assert zero[-1] < 1e-6 < plain[-1] and zero[0] == pytest.approx(plain[0].item(), abs=1e-3)
+    zero = load(files, noise={"beta_schedule": "linear"})["scheduler"]
+    assert zero.config.prediction_type == "v_prediction" and zero.alphas_cumprod[-1] < 1e-6 < plain.alphas_cumprod[-1]
+    assert zero.alphas_cumprod[0] == pytest.approx(plain.alphas_cumprod[0].item(), abs=1e-3)
 
 
 @pytest.mark.parametrize("facts", [{"beta_end": 0.02}, {"beta_schedule": "squaredcos_cap_v2"}, {"trained_betas": [0.1]},
                                    {"num_train_timesteps": 500}], ids=str)
 def test_other_noise_is_named(files, facts):
     say(files, **facts)
-    with pytest.warns(UserWarning, match=f"scheduler_config.json says .*{next(iter(facts))}"): load(files)
+    with pytest.warns(UserWarning, match=f"scheduler_config.json says .*{next(iter(facts))}"): kind(files)
 
 
 def test_an_unknown_kind_is_refused(files):
     say(files, prediction_type="flow_prediction")
-    with pytest.raises(ValueError, match="flow_prediction"): load(files)
+    with pytest.raises(ValueError, match="sd15 cannot .*flow_prediction"): load(files)
     (Path(files["name"]) / "scheduler" / "scheduler_config.json").write_text("{")
-    with pytest.raises(ValueError, match="scheduler_config.json is not"): load(files)
+    with pytest.raises(ValueError, match="scheduler_config.json is not"): kind(files)
 
 
 @pytest.mark.parametrize("mark", ["key", "header", "trainer", "yaml", "pickle"])
@@ -79,18 +80,17 @@ def test_a_single_file_of_a_v_model_as_dreambooth(made, files, mark, tmp_path):
     else: save_file(state, path, header)
     if mark == "yaml": path.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
     assert kind(files, dreambooth=path) == "v_prediction"
-    assert kind(files, dreambooth=path, noise={"prediction_type": "epsilon"}) == "epsilon"
     if mark == "key":
         say(files, prediction_type="v_prediction")
         save_file(to_single_file(made["sd"]), tmp_path / "plain.safetensors")
-        assert kind(files, dreambooth=tmp_path / "plain.safetensors") == "epsilon"     # its UNet replaces the folder's
+        assert kind(files, dreambooth=tmp_path / "plain.safetensors") is None          # its UNet replaces the folder's
 
 
 def test_a_saved_pipeline_keeps_what_it_predicts_and_noise_wins(files, tmp_path):
     say(files, prediction_type="v_prediction")
     Live2Diff.from_pretrained(**files, device="cpu", height=64, width=64).save_pretrained(tmp_path / "saved")
-    assert kind(dict(name=tmp_path / "saved")) == "v_prediction"
-    assert kind(dict(name=tmp_path / "saved"), noise={"prediction_type": "epsilon"}) == "epsilon"
+    for noise, wanted in ((None, "v_prediction"), ({"prediction_type": "epsilon"}, "epsilon")):
+        assert load(dict(name=tmp_path / "saved"), noise=noise)["scheduler"].config.prediction_type == wanted
 
 
 # ---- numbered pieces, variants ------------------------
@@ -100,28 +100,30 @@ def cut(folder, stem, ending, count=3, variant="", index=True):
     state = load_file(whole)
     whole.unlink()
     names = sorted(state)
-    where = {name: f"{stem}{variant}-{1 + n * count // len(names):05}-of-{count:05}{ending}" for n, name in enumerate(names)}
+    def file(n): return f"{stem}{variant}-{1 + n * count // len(names):05}-of-{count:05}{ending}"
+    where = {name: file(n) for n, name in enumerate(names)}
     for file in set(where.values()):
         piece = {name: state[name] for name in names if where[name] == file}
         save_file(piece, folder / file) if ending == ".safetensors" else torch.save(piece, folder / file)
     if index: (folder / f"{stem}{ending}.index{variant}.json").write_text(json.dumps({"weight_map": where}))
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".bin"])
-@pytest.mark.parametrize("index, variant", [(True, ""), (False, ""), (True, ".fp16"), (False, ".fp16")])
+@pytest.mark.parametrize("ending, index, variant", [(".safetensors", True, ""), (".safetensors", False, ".fp16"),
+                                                    (".safetensors", True, ".fp16"), (".bin", True, ""),
+                                                    (".bin", False, "")])
 def test_parts_in_pieces(made, files, ending, index, variant):
     base, pickled = Path(files["name"]), ending == ".bin"
-    plain = load({key: made[key] for key in ("name", "motion", "vae")})
+    plain = read({key: made[key] for key in ("name", "motion", "vae")})
     cut(base / "unet", "diffusion_pytorch_model", ending, 3, variant, index)
     cut(base / "text_encoder", "pytorch_model" if pickled else "model", ending, 2, variant, index)
     cut(Path(files["vae"]), "diffusion_pytorch_model", ending, 2, variant, index)
-    found = load(files)
+    found = read(files)
     for part in ("unet", "vae", "text_encoder"):
         state = found[part].state_dict()
         assert all(torch.equal(value, state[name]) for name, value in plain[part].state_dict().items())
     gone = sorted((base / "unet").glob("*-of-*"))[1]
     gone.unlink()
-    with pytest.raises(ValueError, match=f"{gone.name} is missing"): load(files)
+    with pytest.raises(ValueError, match=f"{gone.name} is missing"): read(files)
 
 
 def test_half_precision_and_other_moments_of_training(made, files):
@@ -131,10 +133,10 @@ def test_half_precision_and_other_moments_of_training(made, files):
     wrong = {name: value * 0 for name, value in state.items()}
     for other in (".fp16", ".non_ema"): save_file(wrong, folder / f"diffusion_pytorch_model{other}.safetensors")
     torch.save(wrong, folder / "diffusion_pytorch_model.bin")
-    assert load(files)["unet"].conv_in.weight.abs().sum() > 0
+    assert read(files)["unet"].conv_in.weight.abs().sum() > 0
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     save_file(state, folder / "diffusion_pytorch_model.fp16.safetensors")
-    assert load(files)["unet"].conv_in.weight.abs().sum() > 0
+    assert read(files)["unet"].conv_in.weight.abs().sum() > 0
 
 
 def test_a_fresh_adapter_and_a_single_file_vae_have_the_wanted_type(made, files, tmp_path):
@@ -150,15 +152,15 @@ def listing(half=True, pickled=True, whole=True):
              "safety_checker/model": 1.216}
     found = {}
     for name, size in parts.items():
-        old = name.replace("text_encoder/model", "text_encoder/pytorch_model").replace("checker/model", "checker/pytorch_model")
+        old = name.replace("encoder/model", "encoder/pytorch_model").replace("checker/model", "checker/pytorch_model")
         if whole: found[f"{name}.safetensors"] = size
         if half: found[f"{name}.fp16.safetensors"] = size / 2
         if pickled: found |= {f"{old}.bin": size, f"{old}.fp16.bin": size / 2}
     found |= {"v1-5-pruned.ckpt": 7.7, "v1-5-pruned.safetensors": 7.7, "v1-5-pruned-emaonly.ckpt": 4.27,
               "v1-5-pruned-emaonly.safetensors": 4.27, "unet/diffusion_pytorch_model.non_ema.bin": 3.44,
               "unet/diffusion_pytorch_model.non_ema.safetensors": 3.44, "README.md": 0, "v1-inference.yaml": 0}
-    notes = ("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/vocab.json",
-             "tokenizer/merges.txt", "scheduler/scheduler_config.json", "safety_checker/config.json")
+    notes = ("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
+             "tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json", "safety_checker/config.json")
     return found | dict.fromkeys(notes, 0)
 
 

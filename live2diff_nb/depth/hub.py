@@ -119,8 +119,8 @@ def load_depth(
     note = place / "config.json"
     if note.exists():
         kind, _ = read_json(note), open_part(place)                    # a damaged file has a sentence of its own
-        tiny = kind.get("_class_name") == "TinyDepth"
-        model = load_tiny(place, device, dtype) if tiny else load_hub_depth(place, kind.get("model_type"), device, dtype)
+        if kind.get("_class_name") == "TinyDepth": model = load_tiny(place, device, dtype)
+        else: model = load_hub_depth(place, kind.get("model_type"), device, dtype)
         for name, value in model.state_dict().items(): check_finite(name, value, value, place)
     else:
         file = depth_file(place)

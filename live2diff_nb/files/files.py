@@ -72,8 +72,8 @@ def load_pickle(
         raise ValueError(f"{path} holds more than tensors and was refused, nothing in it was run: "
                          "use the .safetensors version of these weights") from error
     except BROKEN as error:
-        said = "is a program of TorchScript, not weights: get the .safetensors version" if "TorchScript" in str(error) else CUT
-        raise ValueError(f"{path} {said}") from error
+        script = "TorchScript" in str(error)
+        raise ValueError(f"{path} {'is a program of TorchScript: get the .safetensors version' if script else CUT}") from error
 
 # %% ../../nbs/files/files.ipynb #d73af6f7
 WRAPPERS = ("state_dict", "model", "module", "params_ema", "params")

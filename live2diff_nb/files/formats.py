@@ -63,7 +63,7 @@ def unet_of_single_file(
                    if name.startswith(UNET + "input_blocks.") and name.endswith(".0.op.weight")]
         return convert_ldm_unet_checkpoint(own, {"layers_per_block": min(halving, default=3) - 1})
     except (LookupError, ValueError, ArithmeticError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole Stable Diffusion model (no {error} in it): get the file again") from error
+        raise ValueError(f"{path} is not a whole Stable Diffusion model (no {error}): get the file again") from error
 
 # %% ../../nbs/files/formats.ipynb #894520f1
 def vae_config(
@@ -104,7 +104,7 @@ TEXT_NEEDED = ("embeddings.token_embedding.weight", "embeddings.position_embeddi
 def text_of_single_file(
     state: dict,            # name -> tensor or Stored, LDM names
     path: str | Path = "",  # for the error
-) -> tuple:                 # (arguments of CLIPTextConfig, state dict without `text_model.`); both empty where there is none
+) -> tuple:                 # (arguments of CLIPTextConfig, state dict without `text_model.`), or both empty
     "The text encoder in a single file."
     found = {name.removeprefix(TEXT).removeprefix("text_model."): value for name, value in state.items()
              if name.startswith(TEXT) and not name.endswith("position_ids")}

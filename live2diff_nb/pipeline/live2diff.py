@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .frames import Ledger, Models, SimilarFilter, prepare_frame
 from .session import Session, Settings
-from ..engine.stream import whole_seed
+from ..engine.noise import whole_seed
 from ..weights.config import read_config
 from ..weights.memory import stream_bytes
 from ..weights.real import load_real, save_real

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ..depth.estimator import RunningRange
 from ..engine.lcm import pick_timesteps
-from ..engine.stream import StreamDenoiser, whole_seed
-from .frames import Health, Models, finite_ones, style_parts
+from ..engine.noise import whole_seed
+from ..engine.stream import StreamDenoiser
+from .frames import Models, style_parts
+from .health import Health, finite_ones
 
 # %% ../../nbs/pipeline/session.ipynb #ed1590c6
 def check_prompt(
@@ -129,7 +131,7 @@ class Session:
         slide: bool = False,      # True: later frames overwrite the warmup
     ):
         self.models, self.settings, self.change = pipe.models, pipe.settings, change
-        self.how = dict(seed=whole_seed(seed), fixed_noise=fixed_noise, use_depth=use_depth, slide=slide)     # of the engine
+        self.how = dict(seed=whole_seed(seed), fixed_noise=fixed_noise, use_depth=use_depth, slide=slide)
         self.version, self.health = self.settings.version, Health()
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
         self.models.runner.begin()

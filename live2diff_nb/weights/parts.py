@@ -41,7 +41,8 @@ def choices(
 ) -> list:           # of patterns: the first that brings every part's weights is enough
     "What to ask the hub for: whole files or pieces in full precision, else in half."
     places = [f"{part}/" if part else "" for part in parts]
-    notes = [f"{place}*.{kind}" for place in places for kind in ("json", "txt")] + (SAVED_TOO if "unet" in parts else [])
+    notes = [f"{place}*.{kind}" for place in places for kind in ("json", "txt")]
+    if "unet" in parts: notes += SAVED_TOO
     files = [[f"{place}{name}{half}{piece}.safetensors" for place in places for name in USUAL
               for piece in ("", "-*-of-*")] for half in ("", ".fp16")]
     return [notes + found for found in files] + ([] if "unet" in parts else [WANTED])

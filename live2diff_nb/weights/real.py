@@ -43,7 +43,8 @@ def folder_noise(
     found = read_json(note) if note.is_file() else {}
     usual = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, trained_betas=None)
     other = {key: found[key] for key, value in usual.items() if found.get(key, value) != value}
-    if found.get("beta_schedule", "linear") not in ("linear", "scaled_linear"): other["beta_schedule"] = found["beta_schedule"]
+    schedule = found.get("beta_schedule", "linear")
+    if schedule not in ("linear", "scaled_linear"): other["beta_schedule"] = schedule
     if other and not saved_settings(base):
         warnings.warn(f"{note} says {other}, the noise of AnimateDiff is used instead: give noise={{...}} to change it",
                       stacklevel=4)
@@ -166,7 +167,9 @@ def load_real(
     if lcm_lora is not None:
         place = locate(lcm_lora)
         add_lora({"unet": models["unet"]}, place if place.is_file() else weights_in(place))
-    scheduler = saved_scheduler(parts["base"], noise or {}) or make_scheduler(**{**parts["noise"], **(noise or {})})
+    noise, base = {**parts["noise"], **(noise or {})}, parts["base"]
+    try: scheduler = saved_scheduler(base, noise) or make_scheduler(**noise)
+    except ValueError as error: raise ValueError(f"{base['path']} cannot be run as it says: {error}") from error
     return dict(**models, scheduler=scheduler, factor=vae_factor(*parts["vae"][:2]), **settings)
 
 # %% ../../nbs/weights/real.ipynb #729d349f
