@@ -117,6 +117,7 @@ def translate(
         seconds = time.perf_counter() - clock
     parts = dict(decode=source.seconds, **pipe.timings, encode=sink.seconds)
     print(summary(sink.frames, seconds, first, list(pipe.latencies), parts, memory_text(args.device)))
+    if args.seed is None: print("seed        ", pipe.seed)
     print("saved       ", args.output if sink.frames else "nothing, it was stopped before the first frame")
     return 130 if stopped else 0
 
@@ -195,7 +196,8 @@ def train(
     from live2diff_nb.training.watch import train_and_watch
     recipe = read_recipe(args.recipe, args.settings)
     folder = Path(args.out or f"out/train-{Path(args.recipe).stem}")
-    result = train_and_watch(recipe, folder, args.estimate)
+    try: result = train_and_watch(recipe, folder, args.estimate, resume=args.resume)
+    except FloatingPointError as error: raise ValueError(error) from None
     if result: print(f"saved        {result}: `live2diff-nb translate IN OUT --weights {result}`")
     return 0
 

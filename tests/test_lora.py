@@ -1,5 +1,6 @@
 """LoRAs: every layout, the golden deltas, diffusers' own result, and swaps in a running stream that leave no trace."""
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from helpers import moving_clip, relative
+from live2diff_nb.files.formats import old_names
 from live2diff_nb.weights.lora import LoraStack, add_lora, layer_names, read_lora
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.weights.rehearse import SMALL, random_state, sd_config, split_unet, write_rehearsal
@@ -318,3 +320,194 @@ def test_saved_with_its_loras_and_still_removable(loras, tmp_path):
     assert all(np.array_equal(x, y) for x, y in zip(out, stream(again, {})))
     again.apply_lora({}), pipe.apply_lora({})
     assert same(bits(pipe.unet), bits(again.unet))
+
+
+# ---- files that change, and interruptions --------------------
+def test_a_file_written_anew_is_read_anew(tmp_path, monkeypatch):
+    "While it is in, after it was taken out, set again in a running stream, deleted, damaged."
+    unet = sd_unet()
+    a, b = (save_layout(tmp_path / f"{n}.safetensors", factors(unet, LAYERS, n), "kohya") for n in (1, 2))
+    mine, stack = str(tmp_path / "mine.safetensors"), LoraStack({"unet": unet})
+    def content(path):
+        shutil.copy(path, mine)
+        stack.apply({mine: 1.0})
+        return bits(unet)
+    first, second = content(a), content(b)
+    stack.apply({})
+    stack.apply({a: 1.0})
+    assert same(first, bits(unet))
+    stack.apply({b: 1.0})
+    assert same(second, bits(unet)) and not same(first, second)
+    assert same(content(a), first) and not stack.apply({mine: 1.0})
+    Path(mine).write_bytes(Path(a).read_bytes()[:500])
+    with pytest.warns(UserWarning, match="stays in use"): stack.apply({mine: 0.5})
+    with pytest.raises(ValueError, match="cut off"): stack.check({mine: 1.0})
+    Path(mine).unlink()
+    assert stack.apply({mine: 1.0}) and same(bits(unet), first)
+
+
+def test_set_again_after_training_while_it_streams(pipe, loras, tmp_path):
+    mine, (a, b) = str(tmp_path / "mine.safetensors"), loras
+    shutil.copy(a, mine)
+    def trained():
+        shutil.copy(b, mine)
+        pipe.set_lora(mine)
+    pipe.set_lora(mine)
+    out = stream(pipe, {16: trained})
+    pipe.set_lora(b)
+    wanted = stream(pipe, {})
+    pipe.set_lora(a)
+    old = stream(pipe, {})
+    off, kept = ([np.abs(x.astype(float) - y[-1]).mean() for x in out[-1:]] for y in (wanted, old))
+    assert off[0] < kept[0] / 3
+
+
+class Stopped(LoraStack):
+    "Raises at its n-th layer, and at every one after the first if it is stubborn."
+    left, stubborn, error = 10**9, False, KeyboardInterrupt
+    def set_layer(self, *args):
+        super().set_layer(*args)
+        self.left -= 1
+        if self.left == 0 or self.left < 0 and self.stubborn: raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_stopped_while_one_goes_in_or_out(tmp_path, at, stubborn, error):
+    unet = sd_unet()
+    a, b = (save_layout(tmp_path / f"{n}.safetensors", factors(unet, LAYERS[:-1] if n else LAYERS[1:], n), "kohya")
+            for n in (0, 1))
+    stack, plain = Stopped({"unet": unet}), bits(unet)
+    for before in ({}, {a: 0.7}):
+        for wanted in ({b: 1.0}, {a: 0.2, b: 1.0}, {}):
+            if wanted == before: continue
+            stack.left = 10**9
+            stack.apply(before)
+            was = bits(unet)
+            stack.left, stack.stubborn, stack.error = at, stubborn, error
+            with pytest.raises(error): stack.apply(wanted)
+            assert stack.active == (before if not stubborn else {}) and same(bits(unet), was if not stubborn else plain)
+            stack.left = 10**9
+            stack.apply(wanted)
+            assert stack.active == wanted
+            stack.apply({})
+            assert same(bits(unet), plain) and not stack.base
+
+
+def test_stopped_while_it_is_added_for_good_or_saved(tmp_path, monkeypatch, pipe, loras):
+    unet = sd_unet()
+    path, plain = save_layout(tmp_path / "a.safetensors", factors(unet, LAYERS, 1), "kohya"), bits(unet)
+    set_layer, count = LoraStack.set_layer, 0
+    def stopped(self, *args):
+        nonlocal count
+        set_layer(self, *args)
+        count += 1
+        if count == 4: raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(LoraStack, "set_layer", stopped)
+        with pytest.raises(KeyboardInterrupt): add_lora({"unet": unet}, path)
+    assert same(bits(unet), plain)
+    pipe.apply_lora({loras[0]: 1.0})
+    with_lora = bits(pipe.unet)
+    def full(*args, **kwargs): raise OSError("no space left")
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(pipe.models.vae, "save_pretrained", full)
+        pipe.save_pretrained(tmp_path / "saved")
+    assert same(bits(pipe.unet), with_lora) and pipe.loras.active == {loras[0]: 1.0}
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), np.float32("nan")])
+def test_a_weight_that_is_no_number(pipe, loras, weight):
+    before = bits(pipe.unet)
+    with pytest.raises(ValueError, match="give a number"): pipe.set_lora(loras[0], weight)
+    with pytest.raises(ValueError, match="give a number"): pipe.apply_lora({loras[0]: weight})
+    assert same(before, bits(pipe.unet)) and pipe.lora == {}
+
+
+# ---- scales and spellings of others --------------------
+def peft_scales(path, unet):
+    "What diffusers and peft make of a file."
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+    reference = UNet2DConditionModel(**{k: v for k, v in sd_config(SMALL).items() if not k.startswith("_")})
+    state, alphas, notes = Loader.lora_state_dict(path, return_lora_metadata=True)
+    Loader.load_lora_into_unet(state, network_alphas=alphas, unet=reference, adapter_name="a", metadata=notes)
+    layers = {name: getattr(layer, "scaling", {}) for name, layer in reference.named_modules()}
+    return {name: scaling["a"] for name, scaling in layers.items() if "a" in scaling}
+
+
+Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize("notes", [
+    {"rank_pattern": {"to_k": 2}}, {"alpha_pattern": {"to_k": 16}}, {"alpha_pattern": {Q: 1, "to_q": 32}},
+    {"alpha_pattern": {r"down_blocks\..*\.to_(q|v)": 3}, "rank_pattern": {"attn2.to_k": 8}}, {"use_rslora": True},
+    {"use_rslora": True, "alpha_pattern": {"to_v": 2}}], ids=str)
+def test_scales_are_those_of_peft(tmp_path, notes):
+    "By the end of a name or a regular expression, the first that fits."
+    import re
+    unet = sd_unet()
+    names = [n for n in dict.fromkeys(layer_names(unet).values()) if ".attn" in n and ".to_out" not in n and "down" in n
+             and "motion" not in n]
+    def rank(name):
+        return next((r for k, r in notes.get("rank_pattern", {}).items() if re.match(rf"(.*\.)?({k})$", name)), 4)
+    state = {f"unet.{n}.lora_{s}.weight": torch.randn(*shape) for n in names for w in [unet.get_submodule(n).weight]
+             for s, shape in (("A", (rank(n), w.shape[1])), ("B", (len(w), rank(n))))}
+    said = {f"unet.{k}": v for k, v in dict(r=4, lora_alpha=6, target_modules=names, **notes).items()}
+    save_file(state, tmp_path / "pytorch_lora_weights.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    ours = {name: layer.scale for (_, name), layer in read_lora(path, {"unet": unet}).items()}
+    assert ours == pytest.approx(peft_scales(path, unet)) and len(ours) == len(names)
+
+
+@pytest.mark.parametrize("spelling", ["lora_unet_{flat}.lora_{kohya}.weight",
+                                      "diffusion_model.{old}.lora_{peft}.weight",
+                                      "model.diffusion_model.{old}.lora_{peft}.weight"])
+def test_the_first_names_of_the_blocks(tmp_path, spelling):
+    unet = sd_unet()
+    parts, plain = factors(unet, LAYERS, 1), [n for n in unet.state_dict() if "motion" not in n and "flow" not in n]
+    old = {name: old_names(plain)[f"{name}.weight"].removesuffix(".weight") for name in LAYERS}
+    assert old[ATTENTION].startswith("input_blocks.1.1.")
+    assert old["mid_block.resnets.0.conv1"].startswith("middle_block.0.")
+    state = {}
+    for name, pair in parts.items():
+        for value, kohya, peft in zip(pair, ("down", "up"), "AB"):
+            state[spelling.format(flat=old[name].replace(".", "_"), old=old[name], kohya=kohya, peft=peft)] = value
+    save_file(state, tmp_path / "old.safetensors")
+    layers = read_lora(tmp_path / "old.safetensors", {"unet": unet})
+    assert {name for _, name in layers} == set(LAYERS)
+    assert all(torch.equal(layer.down, parts[name][0]) and layer.scale == 1 for (_, name), layer in layers.items())
+
+
+@pytest.mark.parametrize("name, said", [
+    ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "for Stable Diffusion XL"),
+    ("lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q.lora_down.weight", "for Stable Diffusion XL"),
+    ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", "diffusion transformer"),
+    ("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight", "for Stable Diffusion 3"),
+    ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "for Flux"),
+    ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"), ("lora_unet_x.lokr_w1", "LoKr"),
+    ("lora_unet_x.dora_scale", "DoRA"), ("lora_unet_x.diff_b", "difference"), ("lora_unet_x.w_norm", "norms"),
+    ("unet.mid_block.attentions.0.proj_in.lora_B.bias", "biases"), ("base_model.model.x.ia3_l", "IA3"),
+    ("model.diffusion_model.input_blocks.0.0.weight", "whole model"), ("emb_params", "textual inversion"),
+    ("conv_in.weight", "not part of a LoRA"), ("lora_unet_nowhere.lora_down.weight", "another model")])
+def test_other_models_and_kinds_by_name(tmp_path, name, said):
+    pair = {name, name.replace("lora_down", "lora_up").replace("lora_A", "lora_B")}
+    save_file({name: torch.ones(2, 2) for name in pair}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors") as caught:
+        read_lora(tmp_path / "other.safetensors", {"unet": sd_unet()})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_beside_a_lora(tmp_path):
+    "An alpha for all counts; the rest is named and left out; a file for other parts says so."
+    unet = sd_unet()
+    path = save_layout(tmp_path / "a.safetensors", factors(unet, LAYERS, 1), "early diffusers")
+    state = {**load_file(path), "network_dim": torch.tensor(4), "network_alpha": torch.tensor(2.0),
+             "bundle_emb.word.string_to_param.*": torch.ones(2, 64)}
+    save_file(state, tmp_path / "b.safetensors")
+    with pytest.warns(UserWarning, match="bundle_emb, network_dim left out"):
+        layers = read_lora(tmp_path / "b.safetensors", {"unet": unet})
+    assert {layer.scale for layer in layers.values()} == {0.5}
+    layer, path = "lora_te_text_model_encoder_layers_0_mlp_fc1", tmp_path / "text.safetensors"
+    save_file({f"{layer}.lora_{end}.weight": torch.ones(2, 2) for end in ("down", "up")}, path)
+    with pytest.raises(ValueError, match="changes nothing in unet"): read_lora(path, {"unet": unet})

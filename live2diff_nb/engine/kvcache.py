@@ -29,11 +29,11 @@ def ring_state(
     if n < 0:
         raise ValueError(f"n={n} is not a streamed frame: the first one after the warmup is 0")
     ring = window - warmup
-    age = (n - torch.arange(ring)) % ring                        # (ring,) how old the frame in each ring slot is
+    age = (n - torch.arange(ring, device="cpu")) % ring          # (ring,) how old the frame in each ring slot is
     newest = warmup + min(n, ring - 1)
     ring_visible = age <= n                                      # older than the stream: never written
-    visible = torch.cat([torch.ones(warmup, dtype=torch.bool), ring_visible])
-    position = torch.cat([torch.arange(warmup), torch.where(ring_visible, newest - age, 0)])
+    visible = torch.cat([torch.ones(warmup, dtype=torch.bool, device="cpu"), ring_visible])
+    position = torch.cat([torch.arange(warmup, device="cpu"), torch.where(ring_visible, newest - age, 0)])
     return RingState(warmup + n % ring, visible, position)
 
 # %% ../../nbs/engine/kvcache.ipynb #7f2e863b
@@ -85,7 +85,8 @@ class RingTable:
         self.slot = torch.tensor([s.slot for s in states], device=device)                  # (2R,)
         self.position = torch.stack([s.position for s in states]).to(device)               # (2R, L)
         visible = torch.stack([s.visible for s in states])
-        self.bias = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf).to(device, dtype)  # (2R, L)
+        bias = torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, -torch.inf)
+        self.bias = bias.to(device, dtype)                                                 # (2R, L)
 
     def rows(
         self,

@@ -30,12 +30,15 @@ def make_scheduler(
     beta_schedule: str = "linear", # how the noise grows over the 1000 timesteps: one of `BETA_SCHEDULES`
     beta_start: float = 0.00085, # noise variance added at the first timestep
     beta_end: float = 0.012, # noise variance added at the last timestep
+    rescale_betas_zero_snr: bool = False, # is nothing left of the picture at the last timestep?
 ) -> LCMScheduler:
     "The noise schedule of Live2Diff and AnimateDiff, in diffusers' `LCMScheduler`."
     _one_of("prediction_type", prediction_type, PREDICTION_TYPES)
     _one_of("beta_schedule", beta_schedule, BETA_SCHEDULES)
-    return LCMScheduler(num_train_timesteps=1000, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
-                        original_inference_steps=50, timestep_scaling=10.0, prediction_type=prediction_type)
+    betas = dict(beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule)
+    with torch.device("cpu"): # whatever PyTorch's default device is
+        return LCMScheduler(num_train_timesteps=1000, **betas, original_inference_steps=50, timestep_scaling=10.0,
+                            prediction_type=prediction_type, rescale_betas_zero_snr=rescale_betas_zero_snr)
 
 # %% ../../nbs/engine/lcm.ipynb #785485cc
 class RowScalings(NamedTuple):
@@ -60,7 +63,7 @@ def row_scalings(
     dtype: torch.dtype = torch.float32, # of the result; the sums are done in float64
 ) -> RowScalings: # four tensors of shape (T, 1, 1, 1)
     "alpha, sigma, c_skip and c_out of every row, computed once."
-    t = torch.as_tensor(timesteps, dtype=torch.float64).cpu() # (T,)
+    t = torch.as_tensor(timesteps, dtype=torch.float64, device="cpu") # (T,)
     if t.ndim != 1 or len(t) == 0: raise ValueError(f"timesteps must be a list of at least one number, got {timesteps}")
     count = len(scheduler.alphas_cumprod)
     if not ((t >= 0) & (t < count)).all(): raise ValueError(f"timesteps must lie in 0..{count - 1}, got {timesteps}")
@@ -90,7 +93,7 @@ def lcm_timesteps(
     limit = scheduler.config.original_inference_steps
     if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= limit:
         raise ValueError(f"num_inference_steps must be a whole number in 1..{limit}, got {num_inference_steps!r}")
-    fresh = LCMScheduler.from_config(scheduler.config) # set_timesteps writes into the scheduler
+    with torch.device("cpu"): fresh = LCMScheduler.from_config(scheduler.config) # set_timesteps writes into it
     fresh.set_timesteps(num_inference_steps)
     return fresh.timesteps.tolist()
 

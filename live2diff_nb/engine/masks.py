@@ -31,7 +31,8 @@ def temporal_mask(
     if mode not in MODES: raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
     for name, value, least in (("frames", frames, 1), ("warmup", warmup, 0), ("window", window, 1)):
         _at_least(name, value, least)
-    i, j = torch.arange(frames)[:, None], torch.arange(frames)[None] # (frames, 1), (1, frames)
+    i = torch.arange(frames, device="cpu")[:, None] # (frames, 1)
+    j = i.T # (1, frames)
     if mode == "causal": return j <= i
     if mode == "bidirectional": return (i >= 0) & (j >= 0)
     if mode == "windowed": return (i - j).abs() < window

@@ -23,7 +23,7 @@ def position_codes(
 ) -> Tensor:
     "Sinusoids `(length, channels)`: channel 2i is sin(p / 10000^(2i/c)), 2i+1 the cosine (Vaswani et al. 2017)."
     position = torch.arange(length, device=device, dtype=torch.float32)[:, None]
-    rate = torch.exp(torch.arange(0, channels, 2, device=device) * (-math.log(10000.0) / channels))
+    rate = torch.exp(torch.arange(0, channels, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / channels))
     return torch.stack([(position * rate).sin(), (position * rate).cos()], -1).flatten(-2)[:, :channels]
 
 # %% ../../nbs/engine/temporal.ipynb #270b24cc

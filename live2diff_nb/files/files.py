@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['NOT_WEIGHTS', 'PARTIAL', 'CUT', 'BROKEN', 'WRAPPERS', 'DTYPES', 'PORTION', 'sniff', 'load_pickle', 'unwrap', 'Stored',
-           'open_weights', 'portions', 'read', 'fetch', 'Misfit', 'misfits', 'why_not', 'check_fit', 'to_safetensors']
+           'open_weights', 'portions', 'read', 'check_finite', 'fetch', 'Misfit', 'misfits', 'why_not', 'check_fit',
+           'to_safetensors']
 
 # %% ../../nbs/files/files.ipynb #16e1f2e2
 import pickle
+import struct
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -51,7 +53,8 @@ def sniff(
 
 # %% ../../nbs/files/files.ipynb #6981aaf4
 CUT = "is cut off or damaged: download it again, and compare its size and checksum with its page"
-BROKEN = (RuntimeError, EOFError, OSError, KeyError, IndexError, UnicodeDecodeError, AttributeError, TypeError)
+BROKEN = (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError,
+          AssertionError, MemoryError, ImportError, struct.error)
 
 
 def load_pickle(
@@ -71,7 +74,8 @@ def load_pickle(
         raise ValueError(f"{path} holds more than tensors and was refused, nothing in it was run: "
                          "use the .safetensors version of these weights") from error
     except BROKEN as error:
-        raise ValueError(f"{path} {CUT}") from error
+        script = "TorchScript" in str(error)
+        raise ValueError(f"{path} {'is a program of TorchScript: get the .safetensors version' if script else CUT}") from error
 
 # %% ../../nbs/files/files.ipynb #d73af6f7
 WRAPPERS = ("state_dict", "model", "module", "params_ema", "params")
@@ -85,14 +89,17 @@ def unwrap(
     inner = [found[key] for key in WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)]
     found = inner[0] if inner else found
     pairs = found.items() if isinstance(found, dict) else ()
-    tensors = {name: value for name, value in pairs if torch.is_tensor(value)}
+    tensors = {name: value for name, value in pairs if torch.is_tensor(value) and isinstance(name, str)}
+    if any(value.layout != torch.strided or value.is_quantized for value in tensors.values()):
+        raise ValueError(f"{path} holds sparse or quantised tensors: get these weights in 16 or 32 bits")
     if tensors: return tensors
     raise ValueError(f"{path} holds no named tensors: give a checkpoint, that is a dictionary of weights")
 
 # %% ../../nbs/files/files.ipynb #9d2909cd
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-          "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}   # by safetensors' names
+          "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
+          "U8": torch.uint8, "BOOL": torch.bool, "C64": torch.complex64}                 # by safetensors' names
 
 
 class Stored(NamedTuple):
@@ -121,7 +128,10 @@ def open_weights(
             slices = {name: file.get_slice(name) for name in file.keys()}
             return {name: Stored(path, name, torch.Size(part.get_shape()), DTYPES[part.get_dtype()])
                     for name, part in slices.items()}
-    except SafetensorError as error:
+    except KeyError as error:
+        raise ValueError(f"{path} holds numbers of the type {error}, which cannot be read: "
+                         "get it in 16 or 32 bits") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} {CUT}") from error
 
 # %% ../../nbs/files/files.ipynb #26b6b992
@@ -150,28 +160,48 @@ def read(
 ) -> Iterator[tuple[str, Tensor]]:
     "Pairs of name and mapped tensor."
     if sniff(path) == "safetensors":
-        with safe_open(path, "pt") as file:
-            yield from ((name, file.get_tensor(state[name].name)) for name in names)
+        with safe_open(path, "pt") as file: yield from ((name, file.get_tensor(state[name].name)) for name in names)
     else:
         found = unwrap(load_pickle(path), path)
         yield from ((name, found[state[name].name]) for name in names)
 
 # %% ../../nbs/files/files.ipynb #d7a17424
+def check_finite(
+    name: str,         # of the tensor
+    tensor: Tensor,    # as read
+    ready: Tensor,     # as it will be used
+    path: str | Path,  # of the file
+) -> None:
+    "Refuse numbers that are none, or that are none in the dtype that is wanted."
+    if not ready.is_floating_point(): return
+    small = ready if ready.dtype.itemsize > 1 else ready.float()                # nothing is computed in 8 bits
+    if small.sum(dtype=torch.float32).isfinite() or small.isfinite().all(): return
+    if tensor.float().isfinite().all():
+        raise ValueError(f"{name} in {path} is too large for {str(ready.dtype).removeprefix('torch.')}: "
+                         "load with dtype=torch.bfloat16 or torch.float32")
+    raise ValueError(f"{name} in {path} holds values that are not finite (NaN or infinity): "
+                     "the file is damaged or its training failed, get another one")
+
+
 def fetch(
     state: dict,                       # name -> Stored or tensor; emptied of Stored as it goes
     dtype: torch.dtype | None = None,  # of floating-point tensors; None: as stored
     device: str | torch.device = "cpu",  # where to
     channels_last: bool = False,       # lay weights of convolutions out as the fast kernels want them
+    finite: bool = True,               # refuse what is not finite
 ) -> dict:                             # name -> tensor, memory of its own
     "Read every stored tensor of a state dict, portion by portion."
+    def ready(tensor):
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
+        return torch.empty(tensor.shape, dtype=kind, device=device, memory_format=layout).copy_(tensor)
+    state.update({name: ready(value) for name, value in state.items() if not isinstance(value, Stored)})
     stored = sorted((value.path, name) for name, value in state.items() if isinstance(value, Stored))
     for path, names in groupby(stored, key=lambda pair: pair[0]):
         for portion in portions([name for _, name in names], state):
             for name, tensor in read(path, portion, state):
-                kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-                layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
-                empty = torch.empty(tensor.shape, dtype=kind, device=device, memory_format=layout)
-                state[name] = empty.copy_(tensor)
+                inside, state[name] = state[name].name, ready(tensor)
+                if finite: check_finite(inside, tensor, state[name], path)
                 del tensor                                             # it keeps the whole file mapped
     return state
 
@@ -192,8 +222,10 @@ def misfits(
 ) -> dict:           # kind of fault -> names; empty if all fit
     "Names that are missing, unexpected, or of another shape."
     both = expected.keys() & found.keys()
+    def counts(value): return not getattr(value, "dtype", torch.float32).is_floating_point
     wrong = {"missing": expected.keys() - found.keys(), "unexpected": found.keys() - expected.keys(),
-             "of another shape": {name for name in both if tuple(expected[name].shape) != tuple(found[name].shape)}}
+             "of another shape": {name for name in both if tuple(expected[name].shape) != tuple(found[name].shape)},
+             "of another type": {name for name in both if counts(found[name]) and not counts(expected[name])}}
     return {kind: sorted(names) for kind, names in wrong.items() if names}
 
 # %% ../../nbs/files/files.ipynb #9080e426
@@ -208,6 +240,7 @@ def why_not(
         if tail:
             return (f"its names begin with {name[: -len(tail)]!r}: "
                     "save the model without its wrapper, or cut that prefix off")
+    if "of another type" in wrong: return "these weights are quantised: get them in 16 or 32 bits"
     if "of another shape" in wrong:
         name = wrong["of another shape"][0]
         return (f"{name} is {tuple(found[name].shape)} where {tuple(expected[name].shape)} is wanted: "
@@ -236,5 +269,6 @@ def to_safetensors(
     "Convert a checkpoint; names and values stay."
     out = Path(out or Path(path).with_suffix(".safetensors"))
     with whole_file(out, new=True) as part:
-        save_file({name: value.contiguous() for name, value in fetch(open_weights(path), dtype).items()}, part)
+        state = fetch(open_weights(path), dtype, finite=False)
+        save_file({name: value.contiguous() for name, value in state.items()}, part)
     return out

@@ -6,6 +6,7 @@
 __all__ = ['DROPS', 'Shown', 'StreamTranslator', 'FunctionTranslator', 'Ticket', 'Exchange', 'Worker']
 
 # %% ../../nbs/live/worker.ipynb #6c30cda1
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -150,12 +151,16 @@ class Worker:
         self.frames, self.ended, self.translator = Mailbox(), threading.Event(), None
         self.counts, self.failures, self.error, self.work = Counter(), 0, "", deque(maxlen=100)
         self.thread = threading.Thread(target=self._run, daemon=True, name="live-worker")
+        self.process = os.getpid()
 
     def put(
         self,
         ticket: Ticket,  # the newest frame
     ):
         "Leave a frame. The one that is still waiting is dropped: newest wins, nothing queues."
+        if self.process != os.getpid():
+            raise RuntimeError("this process was forked from that of the live worker, whose thread is not here: "
+                               "make a new LiveTranslator in it, or call `stream`")
         if (old := self.frames.put(ticket)) is not None:
             self.drop(old, "replaced")
 

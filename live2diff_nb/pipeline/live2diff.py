@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'SETTINGS', 'LOADING', 'check_names', 'short_for', 'clock_of
 
 # %% ../../nbs/pipeline/live2diff.ipynb #2272b4fb
 import inspect
-from collections import Counter, deque
+from collections import deque
 from dataclasses import fields
 from pathlib import Path
 from typing import Iterable, Iterator
@@ -15,6 +15,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
+from ..engine.noise import whole_seed
 from .frames import Models, SimilarFilter
 from .intake import Intake, Ledger, frames_of, until_error
 from .session import Session
@@ -94,6 +95,7 @@ class Pipeline:
         settings: Settings | None = None,  # what to paint; None: in the first style of the models
     ):
         self.models, self.latencies = models, deque(maxlen=10_000)             # seconds a frame waited
+        self.seed = 0                                                          # of the latest stream
         self.settings = settings or Settings(models, style=next(iter(models.styles), None))
         self.to_pictures, self.to_frames, self.encode = models.to_pictures, models.to_frames, models.encode
         self.embed, self.apply_lora = models.embed, models.apply_lora
@@ -205,7 +207,7 @@ class Live2Diff(Pipeline):
         style: str | None = None,         # one of `styles`
         steps: int | None = None,         # denoising steps a frame, T
         strength: float | None = None,    # 0 keeps the input, 1 gives most freedom
-        seed: int | dict = 0,             # same seed, same frames; or {"0s": 1, "4s": 2}
+        seed: int | dict | None = 0,      # same seed, same frames; {"0s": 1, "4s": 2}; None: random, then in `seed`
         fixed_noise: bool | None = None,  # one noise for all frames, or fresh noise; None: as the weights prefer
         change: str = "cut",              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         similar: float | None = None,     # skip frames more alike than this cosine, e.g. 0.98
@@ -228,7 +230,8 @@ class Live2Diff(Pipeline):
         given = dict(prompt=prompt, style=style, steps=steps, strength=strength, lora=lora, fit=fit)
         given = {name: value for name, value in given.items() if value is not None}
         if prompt is not None and style is None and not self.prompt_keeps_style: given["style"] = None
-        self.models.timings, self.latencies = Counter(), deque(maxlen=10_000)
+        self.seed, self.latencies = whole_seed(seed), deque(maxlen=10_000)
         fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
-        session = Session(self, seed, fixed_noise, change, on_cut=on_cut, given=given, travels=travels)
+        session = Session(self, self.seed, fixed_noise, change, on_cut=on_cut, given=given, travels=travels)
+        self.models.times = session.times                                      # `timings` are those of the latest stream
         return run_session(session, source, None if similar is None else SimilarFilter(similar), self.latencies, fps)

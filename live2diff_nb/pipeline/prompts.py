@@ -80,9 +80,9 @@ def encode_prompts(
     clip_skip: int = 0,    # how many of the last layers to leave out
 ) -> Tensor:               # (prompts, tokens, dim)
     "Prompt embeddings; a prompt that is too long is cut."
-    tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
-                       return_tensors="pt").input_ids
-    out = text_encoder(tokens.to(text_encoder.device), output_hidden_states=clip_skip > 0)
+    tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
+    tokens = torch.tensor(tokens, device=text_encoder.device)                   # (prompts, tokens)
+    out = text_encoder(tokens, output_hidden_states=clip_skip > 0)
     if not clip_skip:
         return out.last_hidden_state
     body = getattr(text_encoder, "text_model", text_encoder)

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from ..depth.estimator import RunningRange
-from ..engine.stream import FrameNoise, StreamDenoiser
+from ..engine.lcm import pick_timesteps
+from ..engine.capture import PartTimes
+from ..engine.noise import FrameNoise, whole_seed
+from ..engine.stream import StreamDenoiser
 from .cuts import CutJudge
-from .frames import Health, Models, finite_ones
+from .frames import Models
+from .health import Health, finite_ones
 from .prompts import fit_prompt, shortened, style_parts
-from .settings import CHECKS, Settings, Stage, noise_at, mix_texts
+from .settings import CHECKS, Settings, Stage, mix_texts, noise_at
 
 # %% ../../nbs/pipeline/session.ipynb #5985ddb6
 ON_CUT = {                                        # what a scene cut does
@@ -33,7 +37,7 @@ class Session:
     def __init__(
         self,
         pipe,                     # has `models` and `settings`, as a `Live2Diff`
-        seed: int,                # of the noise
+        seed: int | None,         # of the noise, of any size; None: a random one
         fixed_noise: bool,        # one noise for all frames
         change: str,              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         use_depth: bool = True,   # False: without the depth adapter's part
@@ -45,12 +49,12 @@ class Session:
         if on_cut not in ON_CUT: raise ValueError(f"on_cut must be one of {', '.join(ON_CUT)}, got {on_cut!r}")
         self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(given or {})
         self.seen, self.change, self.version = self.base.times_set.copy(), change, self.settings.version
-        self.noise, self.fixed_noise = FrameNoise(seed, fixed_noise), fixed_noise
+        self.noise, self.fixed_noise = FrameNoise(whole_seed(seed), fixed_noise), fixed_noise
         self.how = dict(use_depth=use_depth, slide=slide)                      # of the engine
         self.on_cut, self.judge, self.quick = on_cut, None if on_cut == "keep" else CutJudge(), False
         self.travels, self.stages = dict(travels or {}), {}
         self.loras, self.texts, self.told = {}, {}, set()
-        self.timings, self.health = self.models.timings, Health()
+        self.times, self.health = PartTimes(self.models.device), Health()
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
         with self.models.lock: self.models.runner.begin()
 
@@ -58,10 +62,10 @@ class Session:
     def turn(self):
         "The shared models for this stream alone, with its LoRAs in and its clock running."
         with self.models.lock:
-            before, self.models.timings = self.models.timings, self.timings
+            before, self.models.times = self.models.times, self.times
             if self.engine: self.models.apply_lora(self.loras)
             try: yield
-            finally: self.models.timings = before
+            finally: self.models.times = before
 
     def close(self):
         "The stream is over: the weights hold the pipeline's LoRAs again."

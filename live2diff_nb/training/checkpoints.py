@@ -18,6 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..files.files import BROKEN
 from ..files.places import fingerprint, own_place, whole_file
 
 # %% ../../nbs/training/checkpoints.ipynb #c7514f1b
@@ -48,7 +49,7 @@ def load_state(
             return torch.load(kept, weights_only=True, map_location="cpu")
         except FileNotFoundError:
             continue
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
+        except (pickle.UnpicklingError, *BROKEN):
             told = f"{kept} is damaged or cut off; the checkpoint before it is used, where there is one"
             warnings.warn(told, stacklevel=2)
     raise ValueError(f"{path} is damaged or cut off, and so is the one before it: "

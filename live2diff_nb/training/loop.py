@@ -76,7 +76,7 @@ def backward(
     n, first, total = accelerator.num_processes * passes, accelerator.process_index * passes, 0
     for k in range(passes):
         mine = slice(first + k, None, n)
-        torch.manual_seed((seed * 1_000_003 + step) * 4099 + mine.start)
+        torch.manual_seed(((seed * 1_000_003 + step) * 4099 + mine.start) % 2**64)
         with nullcontext() if k + 1 == passes else accelerator.no_sync(model):
             loss = model(step, mine)
             mean = accelerator.gather(loss.detach().reshape(1)).mean().item()

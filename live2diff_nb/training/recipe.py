@@ -25,7 +25,8 @@ from ..data.worlds import RenderedClips
 from ..engine.masks import MODES
 from ..engine.temporal import MotionModule
 from ..engine.unet import StreamUNet
-from ..weights.parts import locate, vae_factor, weights_in
+from ..files.folders import weights_in
+from ..weights.parts import locate, vae_factor
 from ..weights.real import load_real, open_parts
 from ..weights.rehearse import FULL
 from ..weights.tiny import TINY, load_models

@@ -7,7 +7,7 @@ __all__ = ['vae_encode', 'vae_decode', 'Runner', 'CompiledSteps', 'StepGraph', '
 
 # %% ../../nbs/weights/runners.ipynb #rn000004
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..engine.temporal import RingView
 from ..engine.unet import StreamStep, StreamUNet
 from .copies import GraphCopy
 from .graphs import GRAPHS, Method, owner_of
+from .threads import Pool
 
 # %% ../../nbs/weights/runners.ipynb #3d0151f4
 def vae_encode(
@@ -120,7 +121,7 @@ class StepGraph:
         unet: StreamUNet,          # the torch model on the CPU
         path: Path,                # of the graph, from `export_step`
         window: int,               # slots of the cache, L
-        pool: ThreadPoolExecutor,  # takes the rows after the first
+        pool: Pool,                # takes the rows after the first
     ):
         self.copy, self.pool = GraphCopy(path, unet, lambda: StreamStep(unet, window)), pool
         shapes = {i.name: tuple(i.shape) for i in self.copy.session.get_inputs()}
@@ -172,7 +173,7 @@ class PictureGraph:
         method: str,               # its name
         path: Path,                # of the graph, from `save_graph` of `Method(owner(), method)`
         shape: tuple,              # (1, c, h, w) of the input; a graph of fewer rows than h works on overlapping halves
-        pool: ThreadPoolExecutor,  # takes the lower half
+        pool: Pool,                # takes the lower half
     ):
         self.copy, self.shape, self.pool = GraphCopy(path, model, lambda: Method(owner(), method)), shape, pool
         self.input, = self.copy.session.get_inputs()
@@ -208,8 +209,8 @@ class CpuGraphs(Runner):
     ):
         super().__init__(models["unet"])
         self.models, self.here = models, threading.local()     # `here.alone`: this thread leaves other cores to others
-        self.pool = ThreadPoolExecutor(torch.get_num_threads(), "denoising-row")   # its tasks wait for nothing
-        self.beside = ThreadPoolExecutor(1, "beside-depth")
+        self.pool = Pool(torch.get_num_threads(), "denoising-row")                # its tasks wait for nothing
+        self.beside = Pool(1, "beside-depth")
         self.step = StepGraph(self.unet, folder / "step.onnx", window, self.pool)
         self.graphs = {name: PictureGraph(models[owner.split(".")[0]], partial(owner_of, models, owner), method,
                                           folder / f"{name}.onnx", shape, self.pool)

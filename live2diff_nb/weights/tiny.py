@@ -158,6 +158,7 @@ def cpu_runner(
     return CpuGraphs({part: parts[part] for part in ("unet", "vae", "depth")}, TINY)
 
 # %% ../../nbs/weights/tiny.ipynb #tnload01
+@torch.inference_mode(False)                                           # so that the weights can be changed later
 def load_models(
     name: str = "tiny",  # the weights in the package
     device=None,         # default: cuda where there is one, else cpu
@@ -169,5 +170,5 @@ def load_models(
         raise ValueError(f"unknown weights {name!r}: this version carries 'tiny', the model in the package")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    parts = load_parts(lambda part: TINY / part, device, dtype)
+    with torch.device("cpu"): parts = load_parts(lambda part: TINY / part, device, dtype)
     return {**parts, "runner": cpu_runner(parts) if graphs else None}
