@@ -8,6 +8,7 @@ __all__ = ['style_parts', 'fill', 'token_count', 'how_many', 'fit_prompt', 'shor
 # %% ../../nbs/pipeline/prompts.ipynb #pm000004
 from bisect import bisect_right
 
+import torch
 from torch import Tensor
 
 # %% ../../nbs/pipeline/prompts.ipynb #3ede044d

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from ..depth.estimator import RunningRange
-from ..engine.lcm import pick_timesteps
 from ..engine.capture import PartTimes
 from ..engine.noise import FrameNoise, whole_seed
 from ..engine.stream import StreamDenoiser
 from .cuts import CutJudge
-from .frames import Models
 from .health import Health, finite_ones
 from .prompts import fit_prompt, shortened, style_parts
-from .settings import CHECKS, Settings, Stage, mix_texts, noise_at
+from .settings import mix_texts, noise_at
 
 # %% ../../nbs/pipeline/session.ipynb #5985ddb6
 ON_CUT = {                                        # what a scene cut does

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files.files import fetch, open_weights, sniff
 from ..files.formats import old_names
 from ..files.places import whole_file
 from .layouts import read_names, read_notes, scale_of
