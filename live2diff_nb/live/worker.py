@@ -48,6 +48,10 @@ class StreamTranslator:
         if (self.judge is None) != (threshold is None):
             self.judge = None if threshold is None else SimilarFilter(threshold)
 
+    def soften(self):
+        "Let the next change of a setting keep the cache: the picture before flows into the one after."
+        self.session.change = "soft"
+
     @torch.inference_mode()
     def feed(
         self,
@@ -63,6 +67,7 @@ class StreamTranslator:
         encoded, before = self.pipe.encode(picture, self.session.scale), self.session.version
         ready, seen = self._push(encoded, watch)
         changed = self.session.version != before           # it notices a change itself, at this moment
+        if changed: self.session.change = "cut"
         tags = [self.tags.popleft() for _ in ready]
         if changed and tags and tags[-1] is not tag:       # made before the change
             return Shown(note="changing", changed=True, seen=seen)
@@ -96,6 +101,9 @@ class FunctionTranslator:
         threshold: float | None,  # of no effect
     ):
         "A function is asked every time."
+
+    def soften(self):
+        "It has no cache to keep."
 
     def feed(
         self,

@@ -78,9 +78,11 @@ def begin_mp4(
     width, # even, pixels
     fps, # Fraction, frames per second
     quality=18, # libx264's `crf`: 0 keeps what 4:2:0 can hold, 18 looks the same, 35 is small and blocky
+    pieces=False, # flushed piece by piece
 ) -> tuple: # (container, stream)
     "An mp4 ready to take frames."
-    container = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+    cut = {"movflags": "hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"} # of microseconds
+    container = av.open(str(path), "w", format="mp4", options=cut if pieces else {"movflags": "faststart"})
     stream = container.add_stream("libx264", rate=fps, options={"crf": str(quality), "preset": "veryfast"})
     stream.width, stream.height, stream.pix_fmt, context = width, height, "yuv420p", stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -105,9 +107,10 @@ class VideoSink(Sink):
         path, # of the file, ending in .mp4
         fps=25.0, # frames per second
         quality=18, # 0 loses only colour planes, 18 looks the same, 51 is the worst
+        pieces=False, # what a killed process leaves can be read; the table of contents comes last
     ):
         super().__init__(path, fps)
-        self.quality, self.container, self.shape = quality, None, None
+        self.quality, self.pieces, self.container, self.shape = quality, pieces, None, None
         check_writable(self.path)
 
     def _put(self, frame):
@@ -116,7 +119,8 @@ class VideoSink(Sink):
             raise ValueError(f"a frame of {frame.shape} cannot go into a video of {self.shape}: resize it first")
         frame = pad_even(frame)
         if self.container is None:
-            self.container, self.stream = begin_mp4(self.path, *frame.shape[:2], self.fps, self.quality)
+            size = frame.shape[:2]
+            self.container, self.stream = begin_mp4(self.path, *size, self.fps, self.quality, self.pieces)
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         self.container.mux(self.stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
 
