@@ -15,7 +15,7 @@ import torch
 from .quality import AdaptiveQuality, Level
 from .settings import Prompts, Refused
 from .view import EngineView, Watch
-from .worker import Worker
+from .worker import FADE, Worker
 from ..pipeline.frames import check_size
 
 # %% ../../nbs/live/controls.ipynb #753c4a1f
@@ -194,6 +194,7 @@ class Controls:
         if not own: raise Refused("a plain function has no settings to save")
         height, width = self.frame_size()
         more = dict(prompt=self.prompts.travel(own["prompt"]), steps=self.wanted.steps, seed=self.seed, fit=self.fit)
+        if isinstance(more["prompt"], dict): more["fade"] = f"{FADE}s"
         return {**own, **more, "size": [height, width], "prompts": self.prompts.row}
 
     def load(
@@ -204,6 +205,7 @@ class Controls:
         given = dict(saved)
         if isinstance(travel := given.get("prompt"), dict):
             given = {"prompts": list(travel.values()), **given, "prompt": next(iter(travel.values()))}
+        given.pop("fade", None)
         if "size" in given: given["size"] = given["size"][0]
         if "lora" in given: self.model.set("lora", given.pop("lora"))
         for name, value in given.items(): self.set(name, value)

@@ -121,7 +121,8 @@ class Prompts:
         "What `Live2Diff.stream` takes as its prompt."
         changes = list(self.changes)
         if len(changes) < 2 or changes[-1][1] != present: return present
-        return {"0s": changes[0][1], **{f"{round(seconds, 3)}s": prompt for seconds, prompt in changes[1:]}}
+        times = {0: changes[0][1], **{round(seconds, 3): prompt for seconds, prompt in changes[1:]}}
+        return {f"{seconds}s": prompt for seconds, prompt in times.items()}
 
 # %% ../../nbs/live/settings.ipynb #5e770014
 def reserve(
@@ -140,7 +141,7 @@ def reserve(
 # %% ../../nbs/live/settings.ipynb #5e770017
 _prompt = lambda value: text(1000)(value) or (
     isinstance(value, dict) and bool(value) and all(map(text(1000), value.values())))
-SAVED = {**{name: SETTINGS[name] for name in ("style", "strength", "steps", "fit", "prompts")}, "prompt": _prompt,
+SAVED = {**{name: SETTINGS[name] for name in ("style", "strength", "steps", "fit", "prompts")}, "prompt": _prompt, "fade": text(40),
          "seed": whole(-2**63, 2**64 - 1), "size": lambda value: row(2, whole(1, 10_000))(value) and len(value) == 2,
          "lora": lambda value: isinstance(value, dict) and all(map(number(-100, 100), value.values()))}
 
