@@ -193,8 +193,9 @@ class Controls:
         own = self.model.settings()
         if not own: raise Refused("a plain function has no settings to save")
         height, width = self.frame_size()
-        more = dict(prompt=self.prompts.travel(own["prompt"]), steps=self.wanted.steps, seed=self.seed, fit=self.fit)
-        if isinstance(more["prompt"], dict): more["fade"] = f"{FADE}s"
+        prompt = self.prompts.travel(own["prompt"], time.monotonic())
+        more = dict(prompt=prompt, steps=self.wanted.steps, seed=self.seed, fit=self.fit)
+        if isinstance(prompt, dict): more["fade"] = f"{FADE}s"
         return {**own, **more, "size": [height, width], "prompts": self.prompts.row}
 
     def load(

@@ -181,7 +181,7 @@ class OscPort:
 class Outlets:
     "The virtual camera and the OSC port of a widget."
 
-    def __init__(self): self.open = {}
+    def __init__(self): self.open, self.error = {}, ""      # why there is no camera
 
     def renew(
         self,
@@ -190,8 +190,16 @@ class Outlets:
     ):
         "Another one of this name."
         if name in self.open: self.open.pop(name).close()
+        if name == "camera": self.error = ""
         self.open[name] = make()
         return self.open[name]
+
+    def lost(
+        self,
+        error,  # a sentence
+    ):
+        "There is no camera, or no more."
+        self.error = str(error)
 
     def names(self) -> list[str]:
         "Of those that are open, for the status line."

@@ -89,6 +89,7 @@ class Prompts:
 
     def __init__(self):
         self.row, self.began, self.changes = [], None, deque(maxlen=1000)      # changes: (seconds, prompt)
+        self.over = True                                                       # no stream is under way
 
     def step(
         self,
@@ -102,8 +103,12 @@ class Prompts:
 
     def begin(self):
         "A new stream: its time begins at its first frame."
-        self.began = None
+        self.began, self.over = None, False
         self.changes.clear()
+
+    def end(self):
+        "The stream is over: what is set from now on is none of its changes."
+        self.over = True
 
     def note(
         self,
@@ -117,10 +122,13 @@ class Prompts:
     def travel(
         self,
         present: str,  # prompt
+        now: float,    # seconds, on the clock of `note`
     ) -> str | dict:   # one prompt, or when each began: {"0s": ..., "4.2s": ...}
         "What `Live2Diff.stream` takes as its prompt."
         changes = list(self.changes)
-        if len(changes) < 2 or changes[-1][1] != present: return present
+        if not changes or self.over and changes[-1][1] != present: return present
+        if changes[-1][1] != present: changes.append((now - self.began, present))     # set, but not painted yet
+        if len(changes) == 1: return present
         times = {0: changes[0][1], **{round(seconds, 3): prompt for seconds, prompt in changes[1:]}}
         return {f"{seconds}s": prompt for seconds, prompt in times.items()}
 

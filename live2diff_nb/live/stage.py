@@ -114,7 +114,7 @@ def stage_status(
         epoch=worker.epoch if worker else 0, browser=bool(stage.feed.takes), takes=stage.feed.takes,
         stream=media.model_id if media else "", counts=counts, work=1000 * float(np.mean(work[-30:] or [0])),
         parts=stage.controls.model.parts(worker.counts["answered"]) if worker else {}, latency=stage.post.latency,
-        error=stage.error or stage.recorder.error or (worker.error if worker else ""),
+        error=stage.error or stage.recorder.error or stage.outlets.error or (worker.error if worker else ""),
         recording=stage.recorder.running is not None, outlets=stage.outlets.names())
 
 # %% ../../nbs/live/stage.ipynb #172bebf6
@@ -193,6 +193,7 @@ class Stage:
                 worker.ended.set()
                 worker.epoch += was
             self.recorder.stop()
+            self.controls.prompts.end()
         if was: self.changed()
         if wait:
             for each in filter(None, (feeder, worker)):

@@ -159,7 +159,7 @@ class LiveTranslator(anywidget.AnyWidget):
         _newest = weakref.ref(self)
         if os.environ.get("LIVE2DIFF_VIRTUAL_CAMERA"):        # set by `live2diff-nb live --virtual-camera`
             try: self.virtual_camera()
-            except (ImportError, OSError) as error: self.desk.complaint = str(error)
+            except (ImportError, OSError) as error: self.stage.outlets.lost(error)
 
     closed = property(lambda self: self.stage is None or self.stage.closed, doc="Is it ended for good?")
     running = property(lambda self: self.stage.running, doc="Is a stream under way?")
@@ -218,7 +218,8 @@ class LiveTranslator(anywidget.AnyWidget):
     ) -> VirtualCamera:             # with `close`
         "Show the picture to meeting programs too; an error says which package or driver is missing."
         height, width = self.controls.frame_size()
-        return self.stage.outlets.renew("camera", lambda: VirtualCamera(height, width, fps, device, self.complain))
+        outlets = self.stage.outlets
+        return outlets.renew("camera", lambda: VirtualCamera(height, width, fps, device, outlets.lost))
 
     def osc(
         self,
