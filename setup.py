@@ -26,8 +26,8 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={
-        "dev": cfg["dev_requirements"].split() + cfg["train_requirements"].split(),
-        "train": cfg["train_requirements"].split(),
+        **{extra: cfg[f"{extra}_requirements"].split() for extra in ("train", "virtualcam", "osc")},
+        "dev": " ".join(cfg[f"{extra}_requirements"] for extra in ("dev", "train", "virtualcam", "osc")).split(),
     },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,

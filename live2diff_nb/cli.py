@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .measured import memory_text, summary, waited
-from .options import Parser, model_options, parse_lora, train_options, translate_options
+from .options import Parser, model_options, parse_lora, replayed, train_options, translate_options
 
 # %% ../nbs/cli.ipynb #80ed9105
 def keep(
@@ -166,16 +166,23 @@ def info(
 
 # %% ../nbs/cli.ipynb #5e23079e
 def live(
-    args, # parsed options; `rest` goes to JupyterLab
+    args, # parsed options; `virtual_camera`, and `rest`, which goes to JupyterLab
 ) -> int: # exit code
     "The command `live`."
     if find_spec("jupyterlab") is None:
         raise ValueError("JupyterLab is not installed: run `pip install jupyterlab`")
-    page = Path("live.ipynb")
-    if not page.exists(): shutil.copy(str(resources.files("live2diff_nb") / "assets" / "live.ipynb"), page)
+    mine = dict(os.environ)
+    if args.virtual_camera:
+        from live2diff_nb.live.outlets import open_camera # imports numpy
+        open_camera(256, 256).close()
+        mine["LIVE2DIFF_VIRTUAL_CAMERA"] = "1"
+    page, ours = Path("live.ipynb"), resources.files("live2diff_nb") / "assets" / "live.ipynb"
+    if not page.exists(): shutil.copy(str(ours), page)
+    elif page.read_bytes() != ours.read_bytes():
+        print(f"{page} is here already and stays as it is; to have the one of this version, give yours another name")
     print(f"opening {page.resolve()}; Ctrl-C here ends it")
     before = signal.signal(signal.SIGINT, lambda *_: None) # JupyterLab asks back by itself
-    try: return subprocess.call([sys.executable, "-m", "jupyterlab", str(page), *args.rest])
+    try: return subprocess.call([sys.executable, "-m", "jupyterlab", str(page), *args.rest], env=mine)
     finally: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/cli.ipynb #db07e2b1
@@ -207,7 +214,9 @@ COMMANDS = { # function -> what it does, in a few words
     download: "list or fetch what real weights need", train: "train by a recipe",
     bench: "measure the speed here; bench live: the widget in a browser"}
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(
+    defaults=None, # of options of `translate`, from a file; None: none
+) -> argparse.ArgumentParser:
     "The parser of the whole command line."
     parser = Parser(prog="live2diff-nb", description="Restyle video, live or from a file.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -217,6 +226,10 @@ def make_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run_it)
         if run_it in (translate, info): model_options(command)
         if run_it is translate: translate_options(command)
+        if run_it is translate: command.set_defaults(**defaults or {})
+        if run_it is live:
+            command.add_argument("--virtual-camera", action="store_true",
+                                 help="show the picture to meeting programs too; other words go to JupyterLab")
         if run_it is train: train_options(command)
         if run_it is download:
             command.add_argument("--yes", action="store_true", help="fetch the files, not list them only")
@@ -229,6 +242,7 @@ def execute(
 ) -> int: # exit code
     "Parse and run one command."
     args, rest = make_parser().parse_known_args(argv)
+    if args.run is translate and args.settings: args, rest = make_parser(replayed(args)).parse_known_args(argv)
     if rest and args.run not in (live, bench):
         raise ValueError(f"unknown option {rest[0]} (see live2diff-nb {args.command} --help)")
     args.rest, args.began = rest, began

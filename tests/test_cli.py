@@ -133,7 +133,7 @@ def test_help_is_quick_and_imports_no_torch():
 def test_live_copies_the_notebook_once(tmp_path, monkeypatch):
     calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "call", lambda words: calls.append(words) or 0)
+    monkeypatch.setattr(subprocess, "call", lambda words, env: calls.append(words) or 0)
     assert main(["live", "--no-browser"]) == 0
     (tmp_path / "live.ipynb").write_text("mine")
     assert main(["live"]) == 0 and (tmp_path / "live.ipynb").read_text() == "mine"

@@ -246,6 +246,7 @@ def test_recording_plays(desk):
     desk.key("r")
     link = desk.view(".film a")
     link.wait_for(timeout=30_000)
+    assert desk.page.evaluate("window.tracks.every(track => track.kind === 'video')"), "the microphone was asked for"
     with desk.page.expect_download() as download: link.click()
     film = Path(download.value.path())
     saved = desk.run("print(live.film.resolve())").strip()
@@ -275,6 +276,37 @@ print(json.dumps([picture.reshape(-1).tolist() for picture in small]))"""))
         for part, look in zip((0.1, 0.5, 0.9), played[2]):
             near = small[max(0, int(part * len(small)) - 3): int(part * len(small)) + 4]
             assert min(difference(frame, look) for frame in near) < 10, f"another picture at {part} of the film"
+
+
+TURN = """() => { const canvas = document.createElement('canvas'), draw = canvas.getContext('2d');
+    const devices = navigator.mediaDevices, real = devices.getUserMedia;
+    window.turn = (w, h) => { canvas.width = w; canvas.height = h };
+    window.turn(320, 240);
+    const ticks = setInterval(() => {
+        const {width: w, height: h} = canvas;
+        draw.fillStyle = '#222'; draw.fillRect(0, 0, w, h);
+        draw.fillStyle = '#fff'; draw.beginPath(); draw.arc(w / 2, h / 2, 60, 0, 7); draw.fill() }, 50);
+    devices.getUserMedia = async () => canvas.captureStream(20);
+    window.straight = () => { clearInterval(ticks); devices.getUserMedia = real } }"""
+SHAPES = [("(320, 240)", "crop", 16, 16), ("(240, 320)", "crop", 16, 16), ("(240, 320)", "pad", 12, 12),
+          ("(320, 240)", "pad", 12, 12), ("(320, 240)", "stretch", 12, 16)]     # of the disc, in 32nds of the picture
+
+
+def test_a_phone_that_is_turned(desk):
+    "The camera's frames change their shape in mid-stream: a disc stays round, however it is fitted."
+    desk.page.evaluate(TURN)
+    desk.show("live = LiveTranslator(lambda frame: frame)")
+    desk.started()
+    def disc():
+        rows, columns = np.nonzero(picture(desk.look(), "output")[..., 0] > 128)
+        return len(set(columns)), len(set(rows))
+    for shape, fit, wide, high in SHAPES:
+        desk.page.evaluate(f"window.turn{shape}")
+        desk.view(".fit").select_option(fit)
+        near = lambda: all(abs(a - b) <= 1 for a, b in zip(disc(), (wide, high)))
+        wait_for(near, 20, lambda: f"{fit} of {shape}: {disc()}")
+    assert desk.run("print(live.running, live.worker.failures)") == "True 0\n"
+    desk.page.evaluate("window.straight()")
 
 
 # ---- controls ------------------------------------------------------------------------------------------------------
@@ -418,6 +450,38 @@ live = LiveTranslator(pipe, source=np.stack([first] * 2), adaptive=False)""")
     view.locator(".style").select_option("")
     wait_for(lambda: difference(desk.paints(2)["output"], styled) > 4, 60)
     assert desk.run("print(pipe.prompt, pipe.style, live.running)") == "starry night None True\n"
+
+
+def test_a_row_of_prompts(desk):
+    desk.show("live = LiveTranslator(pipe, source=np.stack([first] * 2), adaptive=False)")
+    desk.started(3)
+    for prompt in ("a fox", "starry night", "starry night"):                   # the second time it is there already
+        desk.view(".prompt").fill(prompt)
+        desk.view(".prompt").press("Enter")
+        desk.click(".keep")
+    chips = desk.view(".chip .paint")
+    wait_for(lambda: chips.all_inner_texts() == ["a fox", "starry night"])
+    pressed = lambda: [chip.get_attribute("aria-pressed") for chip in chips.all()]
+    wait_for(lambda: pressed() == ["false", "true"])
+    prompt = lambda: desk.view(".prompt").input_value()
+    desk.key("n")                                                              # around the end
+    wait_for(lambda: prompt() == "a fox" and pressed() == ["true", "false"])
+    for act, wanted in ((lambda: desk.key("p"), "starry night"), (chips.first.click, "a fox"),
+                        (lambda: desk.click(".next"), "starry night")):
+        act()
+        wait_for(lambda: prompt() == wanted)
+    desk.click(".save")
+    link = desk.view(".film a")
+    wait_for(lambda: link.count() and link.inner_text().endswith(".json"))
+    with desk.page.expect_download() as download: link.click()
+    saved = json.loads(Path(download.value.path()).read_text())
+    assert saved["prompts"] == ["a fox", "starry night"]
+    assert list(saved["prompt"].values())[-4:] == ["a fox", "starry night", "a fox", "starry night"]
+    chips.first.press("Delete")
+    wait_for(lambda: chips.all_inner_texts() == ["starry night"])
+    desk.view(".chip .away").click()
+    wait_for(lambda: chips.count() == 0 and desk.view(".next").is_disabled())
+    desk.run("live.stop(); pipe.prompt = ''")
 
 
 def test_nothing_older_than_a_change_is_painted(desk):

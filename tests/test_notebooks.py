@@ -9,6 +9,9 @@ from pages import NBS, PATHS, ROOT, notebook, sidebar
 HOME = re.compile(r"(?<![\w.])/(?:root|work|tmp|opt|(?:home|Users)/(?!me\b))/?[\w.-]+|[A-Z]:\\\\Users")
 
 
+LIVE = NBS / "tutorials/live.ipynb"                         # a user opens a copy: `make live`, `live2diff-nb live`
+
+
 @pytest.fixture(params=PATHS, ids=[str(path.relative_to(NBS)) for path in PATHS])
 def path(request): return request.param
 
@@ -37,9 +40,9 @@ def test_starts_with_title_and_description(page):
 def test_has_kernel(page): assert page.metadata.kernelspec.name == "python3"
 
 
-def test_was_run(page):
+def test_was_run(path, page):
     runs = [cell for cell in page.cells if cell.cell_type == "code" and "eval: false" not in cell.source]
-    if runs: assert outputs(page), "no saved output: run the notebook"
+    if runs and path != LIVE: assert outputs(page), "no saved output: run the notebook"
 
 
 def test_no_errors(page): assert not [out for out in outputs(page) if out.output_type == "error"]
@@ -65,4 +68,11 @@ def test_quarto_reads_the_same_configuration():
 
 
 def test_packaged_live_notebook_is_the_tutorial():
-    assert (ROOT / "live2diff_nb/assets/live.ipynb").read_bytes() == (NBS / "tutorials/live.ipynb").read_bytes()
+    assert (ROOT / "live2diff_nb/assets/live.ipynb").read_bytes() == LIVE.read_bytes()
+
+
+def test_live_notebook_is_for_its_user():
+    "No test in sight, no output of somebody else's run, and no picture that is not beside it."
+    for cell in notebook(LIVE).cells:
+        assert not re.search(r"assert|IN_TEST|#\| hide|test_|!\[", cell.source), cell.source
+        if cell.cell_type == "code": assert not cell.outputs and cell.execution_count is None, cell.source

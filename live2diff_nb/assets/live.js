@@ -5,6 +5,11 @@ const CREDITS = 2, SILENCE = 6000;
 const now = () => performance.now();
 const token = () => Array.from({length: 4}, () => Math.random().toString(36).slice(2, 8)).join("");
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+const fitted = (fit, w, h, width, height) => {            // size of a picture w x h brought into width x height, beyond it where it is cropped
+  if (fit === "stretch") return [width, height];
+  const scale = (fit === "pad" ? Math.min : Math.max)(width / w, height / h);
+  return [w * scale, h * scale];
+};
 const percentile = (values, p) => { const s = [...values].sort((a, b) => a - b); return s.length ? s[Math.min(s.length - 1, Math.floor(p * s.length))] : 0; };
 
 // ---- the way to the kernel: a socket on this machine, or the widget's own channel --------------------------------------
@@ -124,7 +129,7 @@ class Pump {
     this.show();
   }
   set(name, value) {
-    if (["prompt", "style", "strength", "steps", "seed", "size"].includes(name)) this.floor = this.next;   // nothing older is painted any more
+    if (["prompt", "style", "strength", "steps", "seed", "size", "at", "step", "fit"].includes(name)) this.floor = this.next;   // nothing older is painted any more
     this.send({kind: "set", name, value});
   }
   fail(name, text) { this.send({kind: "trouble", name: String(name).slice(0, 80), text: text.slice(0, 500)}); this.stop(text); }
@@ -192,9 +197,9 @@ class Pump {
     this.flight.set(id, now());
     try {
       const canvas = new OffscreenCanvas(width, height), draw = canvas.getContext("2d");
-      const scale = Math.max(width / video.videoWidth, height / video.videoHeight), w = width / scale, h = height / scale;
+      const [w, h] = fitted(this.status.settings.fit, video.videoWidth, video.videoHeight, width, height);
       if (this.mirror) { draw.translate(width, 0); draw.scale(-1, 1); }
-      draw.drawImage(video, (video.videoWidth - w) / 2, (video.videoHeight - h) / 2, w, h, 0, 0, width, height);
+      draw.drawImage(video, (width - w) / 2, (height - h) / 2, w, h);        // a phone turned: measured anew at each frame
       const data = await (await canvas.convertToBlob({type: "image/jpeg", quality: 0.88})).arrayBuffer();
       if (this.video !== video || this.run !== run) return;
       this.kept.set(id, canvas);
@@ -272,7 +277,7 @@ class Pump {
   }
   onRecorded(content, buffers) {
     if (this.film) URL.revokeObjectURL(this.film.url);
-    this.film = {name: content.name, text: content.text, url: buffers.length ? URL.createObjectURL(new Blob(buffers, {type: "video/mp4"})) : ""};
+    this.film = {name: content.name, text: content.text, url: buffers.length ? URL.createObjectURL(new Blob(buffers, {type: content.name.endsWith(".json") ? "application/json" : "video/mp4"})) : ""};
     this.show();
   }
   show() { for (const view of this.views) view.show(); }
@@ -307,6 +312,7 @@ const STYLE = `
 .l2d button{cursor:pointer}.l2d button:hover{border-color:var(--key)}.l2d button.main{background:#1565c0;border-color:#1565c0;color:#fff;min-width:76px;font-weight:600}.l2d button[aria-pressed=true]{border-color:var(--key);box-shadow:inset 0 0 0 1px var(--key)}
 .l2d button.record[aria-pressed=true]{background:#c62828;border-color:#c62828;color:#fff}.l2d :disabled{opacity:.45;cursor:default}
 .l2d label{display:inline-flex;gap:6px;align-items:center;color:var(--soft)}.l2d label.wide{flex:1 1 220px}.l2d label.wide input{flex:1;min-width:0}.l2d input[type=number]{width:68px}.l2d input[type=range]{width:110px;accent-color:var(--key)}
+.l2d .chips{display:contents}.l2d .chip{display:inline-flex}.l2d .chip .paint{max-width:180px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;border-radius:5px 0 0 5px}.l2d .chip .away{border-left:0;border-radius:0 5px 5px 0;padding:3px 7px}
 .l2d .status{color:var(--soft);font-size:12px;font-variant-numeric:tabular-nums;flex:1 1 300px}.l2d .status b{color:var(--ink);font-weight:600}
 .l2d .plot{width:180px;height:40px}.l2d .trouble{flex-basis:100%;padding:6px 10px;border-radius:5px;background:#c628281c;border-left:4px solid #c62828}.l2d .trouble:empty{display:none}
 .l2d a{color:var(--key)}.l2d details{margin-top:8px;max-width:calc(var(--side,300px)*2 + 8px)}.l2d summary{cursor:pointer;color:var(--soft)}.l2d canvas.engine{width:100%;height:190px;display:block;margin-top:6px}
@@ -320,8 +326,9 @@ const FORM = `
 <div class="row"><button class="main" title="Space">Start</button><button class="snapshot" title="S: save the picture as PNG">Snapshot</button><button class="record" title="R: record an mp4" aria-pressed="false">Record</button>
 <button class="mirror" title="M" aria-pressed="true">Mirror</button><button class="splitter" title="V: one picture with a divider" aria-pressed="false">Split</button><button class="full" title="F">Full screen</button></div>
 <div class="row"><label class="wide">Prompt <input type="text" class="prompt" maxlength="1000" placeholder="words, then Enter"></label><label>Style <select class="style"></select></label></div>
+<div class="row prompts" role="group" aria-label="row of prompts"><button class="keep" title="A: put the present prompt into the row">Keep</button><button class="previous" title="P: the prompt before, flowing out of the present one" aria-label="previous prompt">◀</button><button class="next" title="N: the next prompt, flowing out of the present one" aria-label="next prompt">▶</button><span class="chips"></span><button class="save" title="the settings and all changes of prompt as a file, for translate --settings">Save settings</button></div>
 <div class="row"><label>Strength <input type="range" class="strength" min="0" max="1" step="0.05"><output class="strengthshown"></output></label><label>Steps <input type="number" class="steps" min="1" max="50"></label>
-<label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label>
+<label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label><label title="how a picture of another shape is brought to it">Fit <select class="fit"><option>crop</option><option>pad</option><option>stretch</option></select></label>
 <label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox" class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label>
 <label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option value="420">large</option><option value="600">huge</option></select></label></div>
 <div class="row"><div class="status" role="status"></div><canvas class="plot" width="360" height="80" role="img" aria-label="latency of the last frames"></canvas><div class="trouble" role="alert"></div><span class="film"></span></div>
@@ -335,13 +342,13 @@ class View {
     root.className = "l2d"; root.tabIndex = 0; root.innerHTML = FORM;
     const style = document.createElement("style"); style.textContent = STYLE;
     el.append(style, root);
-    this.$ = Object.fromEntries(["main", "snapshot", "record", "mirror", "splitter", "full", "side", "prompt", "style", "strength", "strengthshown", "steps", "seed", "size", "adaptive", "target", "status", "plot", "trouble", "film", "inside", "layer", "location", "where", "engine", "cut", "note", "stage"].map(name => [name, root.querySelector("." + name)]));
+    this.$ = Object.fromEntries(["main", "snapshot", "record", "mirror", "splitter", "full", "side", "prompt", "style", "strength", "strengthshown", "steps", "seed", "size", "adaptive", "target", "status", "plot", "trouble", "film", "inside", "layer", "location", "where", "engine", "cut", "note", "stage", "keep", "previous", "next", "chips", "save", "fit"].map(name => [name, root.querySelector("." + name)]));
     [this.in, this.out] = root.querySelectorAll("canvas.picture");
     const config = pump.model.get("config"), $ = this.$;
     $.style.add(new Option("(prompt only)", ""));
     for (const name of config.styles) $.style.add(new Option(name, name));
     for (const size of config.sizes) $.size.add(new Option(size, size));
-    if (!config.pipeline) for (const name of ["prompt", "style", "strength", "steps", "seed", "adaptive", "target"]) $[name].disabled = true;
+    if (!config.pipeline) for (const name of ["prompt", "style", "strength", "steps", "seed", "adaptive", "target", "keep", "previous", "next", "save"]) $[name].disabled = true;
     $.inside.hidden = !config.pipeline;
     this.side(config.side);
     this.listen();
@@ -361,8 +368,14 @@ class View {
     const count = e => e.checkValidity() && e.value !== "" ? Math.round(+e.value) : null;
     send("prompt", e => e.value);
     $.style.onchange = () => pump.set("style", $.style.value || null);
-    send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count);
+    send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count); send("fit", e => e.value);
     send("adaptive", e => e.checked); send("layer", e => +e.value); send("location", e => +e.value);
+    const row = () => pump.status.settings.prompts || [];
+    $.keep.onclick = () => { const prompt = ($.prompt.value || "").trim(); if (prompt && !row().includes(prompt)) pump.set("prompts", [...row(), prompt]); };
+    $.next.onclick = () => pump.set("step", 1);
+    $.previous.onclick = () => pump.set("step", -1);
+    $.save.onclick = () => pump.send({kind: "save"});
+    this.drop = n => pump.set("prompts", row().filter((_, k) => k !== n));
     $.strength.oninput = () => $.strengthshown.textContent = (+$.strength.value).toFixed(2);
     $.inside.ontoggle = () => pump.set("engine", [...pump.views].some(view => view.$.inside.open));
     const cut = x => { const box = $.stage.getBoundingClientRect(); this.cut(100 * (x - box.left) / box.width); };
@@ -375,7 +388,7 @@ class View {
         if (e.key === "Enter" && e.target === $.prompt) $.prompt.blur();
         return;
       }
-      const button = {" ": "main", s: "snapshot", r: "record", m: "mirror", v: "splitter", f: "full"}[e.key.toLowerCase()];
+      const button = {" ": "main", s: "snapshot", r: "record", m: "mirror", v: "splitter", f: "full", a: "keep", n: "next", p: "previous"}[e.key.toLowerCase()];
       if (button) { $[button].click(); e.preventDefault(); }
     });
   }
@@ -404,9 +417,10 @@ class View {
     $.record.disabled = !running && !status.recording;
     $.mirror.setAttribute("aria-pressed", !!pump.mirror); $.splitter.setAttribute("aria-pressed", !!pump.split);
     root.classList.toggle("split", !!pump.split);
-    for (const name of ["prompt", "style", "strength", "steps", "seed", "size", "target"])
+    for (const name of ["prompt", "style", "strength", "steps", "seed", "size", "target", "fit"])
       if (settings[name] !== undefined && document.activeElement !== $[name]) $[name].value = settings[name] ?? "";
     if (settings.size && $.size.value === "") { $.size.add(new Option(settings.size, settings.size)); $.size.value = settings.size; }
+    this.row(settings.prompts || [], settings.prompt);
     $.adaptive.checked = !!settings.adaptive; $.strengthshown.textContent = (+$.strength.value).toFixed(2);
     if (status.size) root.style.setProperty("--shape", status.size[0] / status.size[1]);
     $.note.textContent = document.hidden && running ? "paused: this tab is hidden" : running ? pump.note : pump.waiting ? "asking the kernel" : pump.painted ? "stopped" : "press Start";
@@ -414,7 +428,7 @@ class View {
     const counts = status.counts || {}, parts = Object.entries(status.parts || {}).map(([k, v]) => `${k} ${v.toFixed(0)}`).join(", ");
     const dropped = (counts.replaced || 0) + (counts.refused || 0) + (counts.failed || 0) + pump.lost;
     const line = [`<b>${pump.fps.toFixed(1)}</b> frames/s`, `latency p50 <b>${percentile(pump.latencies, .5).toFixed(0)}</b>, p95 <b>${percentile(pump.latencies, .95).toFixed(0)}</b> ms`,
-      `dropped ${dropped}, camera ahead ${pump.skipped}`, `work ${(status.work || 0).toFixed(0)} ms${parts ? ` (${parts})` : ""}`, status.quality, status.device, status.memory && `${status.memory} MB`, `over the ${pump.wire.name}`];
+      `dropped ${dropped}, camera ahead ${pump.skipped}`, `work ${(status.work || 0).toFixed(0)} ms${parts ? ` (${parts})` : ""}`, status.quality, status.device, status.memory && `${status.memory} MB`, `over the ${pump.wire.name}`, ...(status.outlets || []).map(name => name.replace(/[<&]/g, ""))];
     $.status.innerHTML = line.filter(Boolean).join(" · ");
     if (pump.film && $.film.dataset.name !== pump.film.name) {
       $.film.dataset.name = pump.film.name; $.film.textContent = "";
@@ -422,6 +436,23 @@ class View {
       $.film.append(pump.film.url ? link : pump.film.name, ` ${pump.film.text}`);
     }
     this.plot();
+  }
+  row(prompts, present) {                                       // buttons are made anew only where the row is another one
+    const {$, pump} = this, names = JSON.stringify(prompts);
+    if ($.chips.dataset.row !== names) {
+      $.chips.dataset.row = names; $.chips.textContent = "";
+      prompts.forEach((prompt, n) => {
+        const chip = document.createElement("span"), paint = document.createElement("button"), away = document.createElement("button");
+        chip.className = "chip"; paint.className = "paint"; paint.textContent = paint.title = prompt; away.className = "away"; away.textContent = "×";
+        away.title = "take it out of the row (Delete)"; away.ariaLabel = `take out: ${prompt}`;
+        paint.onclick = () => pump.set("at", n);
+        away.onclick = () => this.drop(n);
+        paint.onkeydown = e => { if (e.key === "Delete") this.drop(n); };
+        chip.append(paint, away); $.chips.append(chip);
+      });
+    }
+    [...$.chips.children].forEach((chip, n) => chip.firstChild.setAttribute("aria-pressed", prompts[n] === present));
+    $.next.disabled = $.previous.disabled = !prompts.length;
   }
   plot() {
     const {plot} = this.$, draw = plot.getContext("2d"), values = this.pump.latencies.slice(-120), {width, height} = plot;

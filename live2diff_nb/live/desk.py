@@ -8,7 +8,8 @@ __all__ = ['Pages', 'unbind_replies', 'Desk']
 # %% ../../nbs/live/desk.ipynb #9e623f9b
 import time
 
-from .wire import Loopback, Refused, check_message, pack, unpack
+from .settings import Refused
+from .wire import Loopback, check_message, pack, unpack
 
 # %% ../../nbs/live/desk.ipynb #832f2774
 class Pages:
@@ -131,7 +132,7 @@ class Desk:
                 raise Refused(f"nobody answers a {kind} message")
             self.pages.saw(page, line)
             self.handlers[kind](page, *buffers, **fields)
-        except ValueError as error:              # refused by the rules here, or by the pipeline's
+        except (ValueError, OSError) as error:   # refused by the rules here, by the pipeline's, or by the disk
             self.refuse(error)
 
     def refuse(

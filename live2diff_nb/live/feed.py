@@ -18,6 +18,7 @@ from ipywebrtc import AudioStream, CameraStream, MediaStream
 from ..video.shown import resize_frame
 from ..video.sources import Source, open_source, synthetic_scene
 from ..video.sinks import VideoSink
+from .settings import reserve
 
 # %% ../../nbs/live/feed.ipynb #0c4f10a2
 def page_takes(
@@ -135,7 +136,7 @@ class Film:
         path,              # ends in .mp4
         fps: float = 25.0, # of the film
     ):
-        self.sink, self.began, self.held, self.pictures = VideoSink(path, fps), None, None, 0
+        self.sink, self.began, self.held, self.pictures = VideoSink(path, fps, pieces=True), None, None, 0
 
     def add(
         self,
@@ -165,18 +166,19 @@ class Film:
 
 # %% ../../nbs/live/feed.ipynb #c316a194
 class Recorder:
-    "Films of a stream, one after the other, in a folder of the kernel's machine."
+    "Films of a stream, without sound, one after the other, in a folder of the kernel's machine."
 
     def __init__(
         self,
         folder=".",  # for the films
     ):
         self.folder, self.guard, self.running, self.film, self.pictures = Path(folder), threading.Lock(), None, None, 0
+        self.error = ""      # why the last film ended by itself
 
     def start(self):
         "Begin a film, if none is under way."
         with self.guard:
-            self.running = self.running or Film(self.folder / time.strftime("live_%Y%m%d_%H%M%S.mp4"))
+            self.error, self.running = "", self.running or Film(reserve(self.folder, ".part.mp4"))
 
     def add(
         self,
@@ -184,13 +186,26 @@ class Recorder:
     ):
         "A new picture is on the screen; taken down if a film is under way."
         with self.guard:
-            if self.running: self.running.add(picture)
+            try:
+                if self.running: self.running.add(picture)
+            except Exception as error:           # a full disk, an encoder that fails: the stream must outlive it
+                self._lost(error)
 
     def stop(self) -> Path | None:
         "Finish the film that is under way: its path, kept as `film`; None if there is none, or it has no picture."
         with self.guard:
-            film, self.running = self.running, None
+            film, self.film = self.running, self.film if self.running is None else None
             if film is None: return None
-            self.pictures = film.pictures
-            self.film = film.close() if film.pictures else None
+            try: self.film, self.pictures = self._whole(film), film.pictures
+            except Exception as error: self._lost(error)
+            self.running = None
             return self.film
+
+    def _whole(self, film: Film) -> Path | None:
+        part = film.close()
+        if film.pictures: return part.replace(reserve(self.folder, ".mp4", part.name.removesuffix(".part.mp4")))
+        part.unlink()
+
+    def _lost(self, error: Exception):
+        self.error = f"the recording has stopped: {error}; what there is of it is in {self.running.sink.path}"
+        self.running = None

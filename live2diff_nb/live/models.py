@@ -9,7 +9,7 @@ __all__ = ['PipelineModel', 'FunctionModel', 'as_model']
 import torch
 
 from .quality import Level, ladder
-from .wire import Refused
+from .settings import Refused
 from .worker import FunctionTranslator, StreamTranslator
 from ..pipeline.frames import check_size
 
@@ -53,7 +53,7 @@ class PipelineModel:
 
     def set(
         self,
-        name: str,  # "prompt", "style", "strength" or "steps"
+        name: str,  # "prompt", "style", "strength", "steps" or "lora"
         value,      # refused by the pipeline with a `ValueError` if it cannot be
     ):
         "Change a setting of the pipeline."
@@ -80,8 +80,9 @@ class PipelineModel:
         return StreamTranslator(self.pipe, seed)
 
     def settings(self) -> dict:
-        "For the page: prompt, style, strength."
-        return dict(prompt=self.pipe.prompt, style=self.pipe.style, strength=self.pipe.strength)
+        "For the page and the file: prompt, style, strength, LoRAs."
+        lora = {str(path): weight for path, weight in self.pipe.lora.items()}
+        return dict(prompt=self.pipe.prompt, style=self.pipe.style, strength=self.pipe.strength, lora=lora)
 
     def parts(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 from .controls import Controls
 from .desk import Pages
 from .feed import Feed, Recorder
+from .outlets import Outlets
 from .wire import encode_frame
 from .worker import Shown, Ticket, Worker
 
@@ -83,7 +84,7 @@ def show(
         stage.controls.quality.update(time.monotonic(), worker.work[-1])
     if shown.picture is not None:
         stage.latest = shown.picture
-        stage.recorder.add(shown.picture)
+        for taker in (stage.recorder, stage.outlets): taker.add(shown.picture)
     stage.post.result(ticket, shown, jpeg, worker.epoch, stage.streams)
 
 # %% ../../nbs/live/stage.ipynb #3ea66685
@@ -113,7 +114,8 @@ def stage_status(
         epoch=worker.epoch if worker else 0, browser=bool(stage.feed.takes), takes=stage.feed.takes,
         stream=media.model_id if media else "", counts=counts, work=1000 * float(np.mean(work[-30:] or [0])),
         parts=stage.controls.model.parts(worker.counts["answered"]) if worker else {}, latency=stage.post.latency,
-        error=stage.error or (worker.error if worker else ""), recording=stage.recorder.running is not None)
+        error=stage.error or stage.recorder.error or stage.outlets.error or (worker.error if worker else ""),
+        recording=stage.recorder.running is not None, outlets=stage.outlets.names())
 
 # %% ../../nbs/live/stage.ipynb #172bebf6
 class Stage:
@@ -131,6 +133,7 @@ class Stage:
         self.controls, self.feed, self.pages, self.recorder, self.changed = controls, feed, pages, recorder, changed
         self.post, self.tape, self.guard = Post(pages), deque(maxlen=tape) if tape else None, threading.RLock()
         self.worker = self.latest = None              # the picture that came last
+        self.outlets = Outlets()
         self.running = self.closed = False
         self.owner = self.run = self.error = ""       # the page whose frames are taken, and its name for this stream
         self.streams, self.asked_at = 0, 0.0
@@ -153,6 +156,7 @@ class Stage:
             self.worker, self.running, self.streams = worker, True, self.streams + 1
             self.own(owner, run)
             self.controls.quality.reset()
+            self.controls.prompts.begin()
             worker.thread.start()
             threading.Thread(target=report, args=(self, worker), daemon=True, name="live-reporter").start()
         self.changed()
@@ -189,6 +193,7 @@ class Stage:
                 worker.ended.set()
                 worker.epoch += was
             self.recorder.stop()
+            self.controls.prompts.end()
         if was: self.changed()
         if wait:
             for each in filter(None, (feeder, worker)):
@@ -199,6 +204,7 @@ class Stage:
         self.closed = True
         self.stop()
         self.feed.close()
+        self.outlets.close()
         self.worker = self.tape = self.latest = None
 
     def _translator(self, before: Worker | None):

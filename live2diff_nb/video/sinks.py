@@ -123,9 +123,12 @@ def begin_mp4(
     width, # even, pixels
     fps, # Fraction, frames per second on average
     quality=18, # libx264's `crf`: 0 keeps what 4:2:0 can hold, 18 looks the same, 35 is small and blocky
+    pieces=False, # flushed piece by piece
 ) -> tuple: # (container, stream)
     "An mp4 ready to take frames, stored in the order of showing, at times of a 90000th of a second or finer."
-    container = av.open(ffmpeg_name(path), "w", format="mp4", options={"movflags": "faststart"})
+    cut = {"movflags": "hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"} # of microseconds
+    options = cut if pieces else {"movflags": "faststart"}
+    container = av.open(ffmpeg_name(path), "w", format="mp4", options=options)
     stream = container.add_stream("libx264", rate=fps, options={"crf": str(quality), "preset": "veryfast", "bf": "0"})
     stream.width, stream.height, stream.pix_fmt, context = width, height, "yuv420p", stream.codec_context
     stream.time_base = context.time_base = Fraction(1, fps.numerator * -(-90000 // fps.numerator)) # a frame is whole
@@ -157,13 +160,15 @@ class VideoSink(Sink):
         fps=25.0, # frames per second
         quality=18, # 0 loses only colour planes, 18 looks the same, 51 is the worst
         sound=None, # source whose sound goes along, in step with the frames it gives; None: no sound
+        pieces=False, # written in its place, and what a killed process leaves can be read
     ):
         super().__init__(path, fps)
         self.quality, self.container, self.shape, self.held, self.source = quality, None, None, None, sound
-        self.sound, self.part = None, check_writable(self.path)
+        self.sound, self.pieces, part = None, pieces, check_writable(self.path)
+        self.part = self.path if pieces else part
 
     def _begin(self, height, width):
-        self.container, self.stream = begin_mp4(self.part, height, width, self.fps, self.quality)
+        self.container, self.stream = begin_mp4(self.part, height, width, self.fps, self.quality, self.pieces)
         self.base, self.sound = self.stream.codec_context.time_base, join_sound(self.source, self.container)
 
     def _put(self, frame, time):
@@ -201,11 +206,11 @@ class VideoSink(Sink):
             if self.sound: self.sound.put(heard)
             self.container.close()
             whole = os.path.realpath(self.path)
-            if os.path.exists(whole): shutil.copymode(whole, self.part)
-            os.replace(self.part, whole)
+            if not self.pieces and os.path.exists(whole): shutil.copymode(whole, self.part)
+            if not self.pieces: os.replace(self.part, whole)
         finally:
             if self.sound: self.sound.close()
-            self.part.unlink(missing_ok=True)
+            if not self.pieces: self.part.unlink(missing_ok=True)
 
 # %% ../../nbs/video/sinks.ipynb #18174dc9
 def open_sink(
