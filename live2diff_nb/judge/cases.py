@@ -97,4 +97,5 @@ def make_cases(
         if isinstance(clip, Case): return clip
         if isinstance(clip, dict): return Case(clip["photo"], estimator, exact_motion(clip), exact=1 / clip["depth"])
         return Case(clip[:frames] if isinstance(clip, list) else load_frames(clip, frames, size), estimator)
-    return {name: make(clip) for name, clip in (validation_clips(None, frames, size) if clips is None else clips).items()}
+    clips = validation_clips(None, frames, size) if clips is None else clips
+    return {name: make(clip) for name, clip in clips.items()}

@@ -136,7 +136,8 @@ def train_witness(
     "Train and save, in half precision; a second call resumes where the first was cut off."
     torch.manual_seed(SEED)
     net, half = WitnessDepth(), scenes // 2
-    parts = scene_batch(range(SEED * 10 ** 4, SEED * 10 ** 4 + half), size, photos), world_batch(SEED, half, size, photos)
+    first = SEED * 10 ** 4
+    parts = scene_batch(range(first, first + half), size, photos), world_batch(SEED, half, size, photos)
     frames, truth = (torch.cat([a, b.to(a.dtype)]) for a, b in zip(*parts))
     Run(net.train(), folder, lr, SEED).fit("witness", witness_loss(net, frames, truth, batch), steps, None, 60, report)
     net.eval().half().save_pretrained(Path(folder) / "witness")
