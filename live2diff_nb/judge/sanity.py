@@ -6,13 +6,13 @@
 __all__ = ['LEAST_DETAIL', 'LEAST_FOLLOW', 'blurred', 'frozen', 'detail_energy', 'detail_ratio', 'own_distance', 'follow_share',
            'marks_of', 'ranked']
 
-# %% ../../nbs/judge/sanity.ipynb #sani0003
+# %% ../../nbs/judge/sanity.ipynb #sany0003
 import cv2
 import numpy as np
 
 from .metrics import same_clips, to_float
 
-# %% ../../nbs/judge/sanity.ipynb #sani0006
+# %% ../../nbs/judge/sanity.ipynb #sany0006
 def blurred(
     frames, # a clip, (n, h, w, 3) uint8
     width: float = 1.5, # standard deviation of the blur, pixels
@@ -27,7 +27,7 @@ def frozen(
     "The first frame for ever."
     return [frames[0]] * len(frames)
 
-# %% ../../nbs/judge/sanity.ipynb #sani0009
+# %% ../../nbs/judge/sanity.ipynb #sany0009
 def detail_energy(
     frames, # a clip, (n, h, w, 3) uint8
 ) -> float: # brightness squared, in 0..1 each
@@ -39,7 +39,7 @@ def detail_energy(
     power = [(np.abs(np.fft.fft2((g - g.mean()) * window)) ** 2)[fine].sum() for g in grey]
     return float(np.mean(power) / (h * w * (window ** 2).sum()))
 
-# %% ../../nbs/judge/sanity.ipynb #sani0013
+# %% ../../nbs/judge/sanity.ipynb #sany0013
 LEAST_DETAIL, LEAST_FOLLOW = 0.9, 0.1
 
 def detail_ratio(
@@ -49,7 +49,7 @@ def detail_ratio(
     "Energy above half Nyquist, output over reference."
     return detail_energy(outputs) / max(detail_energy(reference), 1e-12)
 
-# %% ../../nbs/judge/sanity.ipynb #sani0016
+# %% ../../nbs/judge/sanity.ipynb #sany0016
 def own_distance(
     outputs, # the clip to be judged, (n, h, w, 3) uint8
     reference, # what each frame should have become
@@ -71,7 +71,7 @@ def follow_share(
     gain = np.sum((a - other) ** 2, dtype=np.float64) - np.sum((a - b) ** 2, dtype=np.float64)
     return float(gain / change)
 
-# %% ../../nbs/judge/sanity.ipynb #sani0019
+# %% ../../nbs/judge/sanity.ipynb #sany0019
 def marks_of(
     row: dict, # figures; `detail` and `follow` are looked at, `None` is no mark
 ) -> list: # of words

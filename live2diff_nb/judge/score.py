@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'Way', 'pick_methods', 'Looks', 'score', 'sanity_clips']
 
-# %% ../../nbs/judge/score.ipynb #scor0003
+# %% ../../nbs/judge/score.ipynb #scoe0003
 from functools import partial
 
 import numpy as np
@@ -19,7 +19,7 @@ from .variants import one_by_one, translate
 from .witness import exact_error
 from ..pipeline.live2diff import Live2Diff
 
-# %% ../../nbs/judge/score.ipynb #scor0006
+# %% ../../nbs/judge/score.ipynb #scoe0006
 class Way:
     "The weights of a pipeline, run in one way of `variants`."
 
@@ -53,7 +53,7 @@ class Way:
         if strength is not None: self.pipe.strength = strength
         return self.run(self.pipe, frames, style, depth=self.depth, seed=seed, prompt=prompt, fixed=self.fixed)
 
-# %% ../../nbs/judge/score.ipynb #scor0007
+# %% ../../nbs/judge/score.ipynb #scoe0007
 METHODS = { # name -> pipe -> method; the first that is asked for is the one that the cheats are made from
     "ours": partial(Way, name="ours", title="stream"),
     "ours_one": partial(Way, name="ours_one", title="stream, one noise", fixed=True),
@@ -72,7 +72,7 @@ def pick_methods(
     if not names: raise ValueError(f"name at least one method of {', '.join(METHODS)}")
     return [METHODS[name](pipe) for name in dict.fromkeys(names)]
 
-# %% ../../nbs/judge/score.ipynb #scor0010
+# %% ../../nbs/judge/score.ipynb #scoe0010
 class Looks:
     "Who else looks at the pictures: the paper's nets, where the user has them. Nothing stands in for what was named."
 
@@ -109,7 +109,7 @@ def score(
     if looks.depth is not None: row["midas"] = depth_mse(case.frames, outputs, looks.depth)
     return row
 
-# %% ../../nbs/judge/score.ipynb #scor0013
+# %% ../../nbs/judge/score.ipynb #scoe0013
 def sanity_clips(
     case: Case, # the clip
     outputs, # of the first method

