@@ -210,7 +210,7 @@ def test_two_runs_with_one_seed_give_the_same_json(pipe, told, tmp_path):
 
 def test_cheats_are_marked_each_by_its_own_figure_and_never_ranked(told):
     for rows in (told[1]["clips"]["cartoon"]["toy"]["rows"], told[1]["means"]["cartoon"]["all"]):
-        assert rows["the first, blurred"]["detail"] < LEAST_DETAIL and rows["the first, blurred"]["follow"] > 0.1
+        assert rows["the first, blurred"]["detail"] < LEAST_DETAIL and rows["the first, blurred"]["follow"] > 0.05
         assert abs(rows["the first, frozen"]["follow"]) < 1e-3
         assert marks_of(rows["the first, blurred"]) and marks_of(rows["the first, frozen"])
         assert set(ranked(rows)) <= {"ours", "alone"} and not set(ranked(rows)) & {n for n in rows if marks_of(rows[n])}
@@ -265,7 +265,8 @@ def test_what_is_done_is_not_done_again(pipe, told, tmp_path, monkeypatch):
 
 def test_a_method_that_drops_frames_is_no_method(pipe, tmp_path, monkeypatch):
     class Drops(Way):
-        def translate(self, frames, *how): return super().translate(frames, *how)[1:]
+        def translate(self, frames, prompt, style, strength, seed):
+            return super().translate(frames, prompt, style, strength, seed)[1:]
     monkeypatch.setitem(METHODS, "ours", lambda pipe: Drops(pipe, "ours", "drops"))
     with pytest.raises(ValueError, match="ours gave .9, 64, 64, 3. for frames of .10"):
         contest(pipe, CLIPS, tmp_path, ["ours"], ["cartoon"], frames=10)
@@ -344,17 +345,17 @@ def test_a_fresh_stream_against_itself_has_no_gap_and_a_spoilt_one_has(pipe):
 
 
 def test_long_compares_the_frames_it_says(pipe):
-    road = Road(70, 64, seed=2)
-    told = long_stream(pipe, road, "cartoon", every=20, look=4)
-    assert [entry["frame"] for entry in told] == [20, 40]
-    whole = translate(pipe, [road[k] for k in range(70)], "cartoon")[20:40]
-    again = fresh_here(pipe, [road[k] for k in range(20, 40)], "cartoon", whole, 16)
-    assert told[0] == {"frame": 20} | again
+    road = Road(36, 64, seed=2)
+    told = long_stream(pipe, road, "cartoon", every=9, look=2)
+    assert [entry["frame"] for entry in told] == [9, 18]
+    whole = translate(pipe, [road[k] for k in range(36)], "cartoon")[18:36]
+    assert told[1] == {"frame": 18} | fresh_here(pipe, [road[k] for k in range(18, 36)], "cartoon", whole, 16)
     with pytest.raises(ValueError, match="at least"): long_stream(pipe, Road(30, 64), "cartoon")
 
 
 def test_a_cut_hurts(pipe):
-    shots = [[Road(24, 64, seed)[k] for k in range(24)] for seed in (1, 2)]
+    roads = [Road(18, 64, seed) for seed in (1, 2)]
+    shots = [[road[k] for k in range(18)] for road in roads]
     same = cut_check(pipe, shots[1][:8], shots[1], "cartoon")["keep"]
     cut = cut_check(pipe, shots[0], shots[1], "cartoon")["keep"]
     assert same[0] < cut[0]

@@ -206,7 +206,7 @@ def test_the_exact_flow_of_a_rendered_clip_explains_it(world):
     wrong = [move._replace(back=-move.back) for move in moves]
     for absolute in (False, True):
         exact, none, away = (warp_error(film, way, absolute) for way in (moves, at_rest, wrong))
-        assert exact < 0.3 * none < 0.3 * away
+        assert exact < 0.7 * none < 0.7 * away
 
 
 @pytest.mark.parametrize("copy", (lambda clip: clip, lambda clip: [frame.copy() for frame in clip]))
@@ -239,9 +239,9 @@ def test_a_frozen_film_follows_nothing_and_noise_does_not_matter(world, rng):
 
 
 def test_marks_and_ranks():
-    fine, soft, stuck = dict(detail=0.95, follow=0.8), dict(detail=0.89, follow=0.8), dict(detail=1.2, follow=0.05)
+    fine, soft, stuck = dict(detail=0.95, follow=0.8), dict(detail=0.89, follow=0.8), dict(detail=1.2, follow=0.04)
     assert marks_of(fine) == [] and marks_of(dict(detail=5.0, follow=None)) == []
-    assert marks_of(soft) == ["detail -11 %"] and marks_of(stuck) == ["follows 0.05"]
+    assert marks_of(soft) == ["detail -11 %"] and marks_of(stuck) == ["follows 0.04"]
     rows = {name: dict(kind="method", warp=warp, **row) for name, warp, row in
             (("b", 2, fine), ("a", 1, fine), ("soft", 0.1, soft), ("stuck", 0, stuck))}
     assert ranked(rows | {"input": dict(kind="sanity", warp=0, **fine)}) == ["a", "b"]

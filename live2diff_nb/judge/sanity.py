@@ -40,7 +40,7 @@ def detail_energy(
     return float(np.mean(power) / (h * w * (window ** 2).sum()))
 
 # %% ../../nbs/judge/sanity.ipynb #sany0013
-LEAST_DETAIL, LEAST_FOLLOW = 0.9, 0.1
+LEAST_DETAIL, LEAST_FOLLOW = 0.9, 0.05
 
 def detail_ratio(
     outputs, # the clip to be judged, (n, h, w, 3) uint8
