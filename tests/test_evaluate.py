@@ -230,6 +230,8 @@ def test_everything_that_was_promised_is_written(told):
     place = next((folder / "clips").iterdir())
     assert {"film.mp4", "rows.json", "slice.npy"} <= {path.name for path in place.iterdir()}
     assert (folder / "report.html").read_text().count("<video") == 2 == len(list((folder / "clips").iterdir()))
+    assert {place.name for place in (folder / "study").iterdir()} == {"input", "teacher", "ours", "alone"}
+    assert len(list((folder / "study" / "alone").glob("*.mp4"))) == 2
     table_md = (folder / "table.md").read_text()
     assert "2 of 2 clips scored" in table_md and "cartoon, moving clips (1)" in table_md
 

@@ -134,6 +134,8 @@ def judge_clip(
     show = {"input": case.frames} | ({"teacher": teacher} if known else {}) | outputs
     np.save(place / "slice.npy", slice_picture(show))
     film_of(show, place / "film.mp4")
+    for name, frames in show.items():                          # one folder a method, as a user study wants them
+        film_of({name: frames}, place.parents[1] / "study" / name / f"{place.name}.mp4")
     told = dict(label=case.label, basis="teacher" if known else "input", frames=len(case.frames), rows=rows)
     write_json(place / "rows.json", told)
     for path in place.glob("*.npy"):
