@@ -47,13 +47,14 @@ def parse_lora(
 # %% ../nbs/options.ipynb #a384ced2
 def model_options(
     command, # parser of a command
+    depth="--depth", # what the option of the depth model is called
 ):
     "Options that every command with a model has."
     add = command.add_argument
     add("--weights", default="tiny",
         help="tiny (comes along), a folder, a file, a hub id, or an official .yaml (default: tiny)")
     add("--motion", metavar="FILE", help="live2diff.ckpt, with real weights")
-    add("--depth", metavar="FILE|ID", help="dpt_hybrid_384.pt, or a depth model's folder or hub id")
+    add(depth, dest="depth", metavar="FILE|ID", help="dpt_hybrid_384.pt, or a depth model's folder or hub id")
     add("--vae", metavar="NAME", help="taesd, a folder, a file or a hub id")
     add("--lcm-lora", metavar="FILE|ID", help="the LCM-LoRA: lcm-lora fetches it")
     add("--dreambooth", metavar="FILE", help="single file of a style")

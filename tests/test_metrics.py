@@ -9,7 +9,14 @@ from live2diff_nb.depth.estimator import DepthEstimator
 from live2diff_nb.judge.metrics import (RaftFlow, best_flow, clip_score, depth_mse, dis_flow, latency_summary,
                                         load_clip, motion, psnr, seen_before, sharpness, style_distance,
                                         style_statistics, to_float, warp, warp_error)
-from live2diff_nb.data.worlds import Motion
+from live2diff_nb.data.worlds import Motion, RenderedClips, exact_motion
+from live2diff_nb.depth.estimator import load_tiny_depth
+from live2diff_nb.judge.sanity import (LEAST_DETAIL, blurred, detail_energy, detail_ratio, follow_share, frozen,
+                                       marks_of, own_distance, ranked)
+from live2diff_nb.judge.slices import flicker, line_over_time, slice_picture
+from live2diff_nb.judge.splits import TEST, VALIDATION, davis_clips, label_of, open_list, read_captions
+from live2diff_nb.judge.witness import exact_error, load_witness, world_batch
+from live2diff_nb.training.depth import scene_batch
 
 
 @pytest.fixture
@@ -175,3 +182,113 @@ def test_a_hidden_half_does_not_thin_the_warp_error():
     a, b = (np.full((8, 8, 3), value, np.uint8) for value in (100, 101))
     half = still(1, 8, 8)[0]._replace(seen=np.arange(64).reshape(8, 8) % 2 == 0)
     for moves in ([half], still(1, 8, 8)): assert warp_error([a, b], moves) == pytest.approx(1 / 255 ** 2)
+
+
+# figures that cannot be fooled --------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def world(): return RenderedClips(frames=10, size=64, seed=3)[1]
+
+
+def test_the_absolute_error_of_one_step_of_noise(rng):
+    clip = rng.integers(1, 255, (8, 40, 50, 3), np.uint8)
+    clip[1:] = clip[0]
+    noise = rng.choice([-1, 1], clip.shape)
+    noisy = (clip + noise).astype(np.uint8)
+    assert warp_error(noisy, still(7), absolute=True) == pytest.approx(np.abs(np.diff(noise, axis=0)).mean() / 255)
+    assert warp_error(clip, still(7), absolute=True) == 0
+    assert warp_error(noisy, still(7)) == pytest.approx(np.mean(np.diff(noise, axis=0) ** 2) / 255 ** 2, rel=1e-3)
+
+
+def test_the_exact_flow_of_a_rendered_clip_explains_it(world):
+    film, moves = world["photo"], exact_motion(world)
+    at_rest = [move._replace(back=0 * move.back, seen=move.seen) for move in moves]
+    wrong = [move._replace(back=-move.back) for move in moves]
+    for absolute in (False, True):
+        exact, none, away = (warp_error(film, way, absolute) for way in (moves, at_rest, wrong))
+        assert exact < 0.7 * none < 0.7 * away
+
+
+@pytest.mark.parametrize("copy", (lambda clip: clip, lambda clip: [frame.copy() for frame in clip]))
+def test_identical_clips_have_whole_figures(world, copy):
+    film = list(world["photo"])
+    assert detail_ratio(copy(film), film) == follow_share(copy(film), film) == 1 and own_distance(copy(film), film) == 0
+
+
+def test_detail_of_noise_waves_and_blur(rng):
+    noise = rng.normal(127, 20, (4, 128, 128, 1)).round().astype(np.uint8).repeat(3, -1)
+    assert detail_energy(noise) / np.var(noise / 255) == pytest.approx(1 - np.pi / 16, rel=0.03)  # outside the circle
+    assert detail_energy(still_frames := [noise[0]] * 2) == pytest.approx(detail_energy(still_frames[:1]))
+    ratios = [detail_ratio(blurred(noise, width), noise) for width in (0.4, 0.8, 1.6)]
+    assert 1 > ratios[0] > ratios[1] > ratios[2] and np.log(ratios[2]) < np.log(LEAST_DETAIL) < 0
+    assert np.log(detail_ratio(noise, blurred(noise))) > 0                                 # grain: more than there was
+
+
+def test_a_shift_keeps_the_detail(rng):
+    big = rng.integers(0, 256, (140, 150, 3), np.uint8)
+    a, b = big[:120, :120], big[3:123, 5:125]
+    assert detail_ratio([b], [a]) == pytest.approx(1, abs=0.05)
+
+
+def test_a_frozen_film_follows_nothing_and_noise_does_not_matter(world, rng):
+    film = list(world["photo"])
+    assert abs(follow_share(frozen(film), film)) < 1e-4 and follow_share(film, frozen(film)) is None
+    grain = [np.clip(frame + rng.normal(0, 15, frame.shape), 0, 255).astype(np.uint8) for frame in film]
+    assert follow_share(grain, film) == pytest.approx(1, abs=0.15)
+    assert own_distance(frozen(film), film) > own_distance(grain, film) / 10 > 0
+
+
+def test_marks_and_ranks():
+    fine, soft, stuck = dict(detail=0.95, follow=0.8), dict(detail=0.89, follow=0.8), dict(detail=1.2, follow=0.04)
+    assert marks_of(fine) == [] and marks_of(dict(detail=5.0, follow=None)) == []
+    assert marks_of(soft) == ["detail -11 %"] and marks_of(stuck) == ["follows 0.04"]
+    rows = {name: dict(kind="method", warp=warp, **row) for name, warp, row in
+            (("b", 2, fine), ("a", 1, fine), ("soft", 0.1, soft), ("stuck", 0, stuck))}
+    assert ranked(rows | {"input": dict(kind="sanity", warp=0, **fine)}) == ["a", "b"]
+
+
+def test_slices_and_their_number(rng):
+    frames = rng.integers(0, 256, (5, 20, 170, 3), np.uint8)
+    assert np.array_equal(line_over_time(frames, 3), frames[:, 3])
+    lines = frames[:, 10].astype(float)
+    assert flicker(frames) == pytest.approx(np.abs(np.diff(lines, axis=0)).mean(), rel=1e-4)
+    assert flicker([frames[0]] * 4) == 0
+    assert slice_picture({"a": frames, "b": frames}, stretch=2).shape == (2 * 5 + 34 + 8, 2 * (170 + 8), 3)
+
+
+def test_the_witness_sees_depth_and_shares_nothing_with_the_net_that_paints():
+    worlds, scenes = world_batch(4242, 12, 96), scene_batch(range(777_000_000, 777_000_012), 96)
+    nets = load_witness(), load_tiny_depth()
+    for unseen in (worlds, scenes): assert exact_error(nets[0], *unseen) < 0.75             # 1: a constant
+    names, other = ({name.split(".")[0] for name, _ in net.named_parameters()} for net in nets)
+    assert names == {"stem", "blocks", "head"} != other
+    assert exact_error(nets[0], worlds[0], worlds[1] * 5 + 1) == pytest.approx(exact_error(nets[0], *worlds), rel=1e-3)
+
+
+# the lists ----------------------------------------------------------------------------------------------------------
+
+def test_no_clip_is_in_both_lists_and_each_has_a_label():
+    place = lambda entry: (entry.source, entry.file, entry.seed, entry.number)
+    assert not set(map(place, VALIDATION.values())) & set(map(place, TEST.values()))
+    assert {entry.label for entry in (*VALIDATION.values(), *TEST.values())} == {"still", "moving"}
+    assert sum(entry.source == "rendered" and entry.label == "moving" for entry in TEST.values()) >= 2
+
+
+def test_labels_of_rendered_clips_are_their_flow():
+    with pytest.warns(UserWarning, match="vtest.*opencv-doc"): clips = open_list(VALIDATION, 6, 64, "/nowhere")
+    for entries in (VALIDATION, TEST):
+        rendered = {name: entry for name, entry in entries.items() if entry.source == "rendered"}
+        for name, clip in open_list(rendered, 6, 64).items(): assert label_of(exact_motion(clip)) == entries[name].label
+    assert list(clips) == [name for name, entry in VALIDATION.items() if entry.source != "opencv-doc"]
+
+
+def test_davis_and_its_captions(tmp_path, rng):
+    with pytest.raises(ValueError, match="JPEGImages/480p"): davis_clips(tmp_path)
+    for name in ("bear", "camel"): (tmp_path / "JPEGImages" / "480p" / name).mkdir(parents=True)
+    clips = davis_clips(tmp_path)
+    assert list(clips) == ["bear", "camel"]
+    (tmp_path / "captions.json").write_text('{"bear": "a bear"}')
+    with pytest.raises(ValueError, match="no caption for camel.*captions.json"): read_captions(tmp_path, clips)
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "camel.txt").write_text("a camel\n")
+    assert read_captions(tmp_path, clips) == {"bear": "a bear", "camel": "a camel"}

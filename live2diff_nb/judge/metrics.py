@@ -135,7 +135,8 @@ def motion(
 def warp_error(
     outputs, # the clip to be judged, (n, h, w, 3) uint8
     moves: list[Motion], # motion of the input, n - 1
-) -> float: # mean square difference, colours in 0..1
+    absolute: bool = False, # the mean absolute difference, not the mean square
+) -> float: # colours in 0..1
     "How much the output changes beyond what the input's motion explains."
     frames = to_float(outputs)
     if len(moves) != len(frames) - 1:
@@ -143,8 +144,9 @@ def warp_error(
     if moves and moves[0].seen.shape != frames.shape[1:3]:
         raise ValueError(f"the motion is of frames of {moves[0].seen.shape}, the output's have {frames.shape[1:3]}: "
                          "resize one of the clips first")
-    squares = ((((warp(a, m.back) - b) ** 2).mean(-1) * m.seen) for a, b, m in zip(frames, frames[1:], moves))
-    total = sum(float(square.sum(dtype=np.float64)) for square in squares)
+    power = 1 if absolute else 2
+    gaps = ((np.abs(warp(a, m.back) - b) ** power).mean(-1) * m.seen for a, b, m in zip(frames, frames[1:], moves))
+    total = sum(float(gap.sum(dtype=np.float64)) for gap in gaps)
     return total / max(1, sum(int(m.seen.sum()) for m in moves))
 
 # %% ../../nbs/judge/metrics.ipynb #cdd67c38

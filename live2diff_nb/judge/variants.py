@@ -28,11 +28,14 @@ def translate(
     slide: bool = False, # let later frames overwrite the warmup
     depth: bool = True, # False: the depth adapter is silent
     seed: int = 0, # of the noise
+    prompt: str = "", # what the style is of
+    fixed: bool | None = None, # one noise for all frames; None: as the weights prefer
 ) -> list: # of (h, w, 3) uint8
     "A whole clip through the pipeline, perhaps with a part missing."
     usual, pipe.warmup = pipe.warmup, pipe.warmup if warmup is None else warmup
-    pipe.prompt, pipe.style = "", style
-    try: return list(run_session(Session(pipe, seed, pipe.fixed_noise, "cut", depth, slide), frames))
+    pipe.prompt, pipe.style = prompt, style
+    fixed = pipe.fixed_noise if fixed is None else fixed
+    try: return list(run_session(Session(pipe, seed, fixed, "cut", depth, slide), frames))
     finally: pipe.warmup = usual
 
 # %% ../../nbs/judge/variants.ipynb #d9a57cd2
@@ -43,12 +46,14 @@ def one_by_one(
     style: str, # one of `pipe.styles`
     depth: bool = True, # False: the depth adapter is silent
     seed: int = 0, # of the noise
+    prompt: str = "", # what the style is of
+    fixed: bool = False, # one noise for all frames; False: fresh noise a frame
 ) -> list: # of (h, w, 3) uint8
-    "The same weights without time: every frame alone, fresh noise a frame."
-    pipe.prompt, pipe.style, results = "", style, []
-    session = Session(pipe, seed, False, "cut", depth)
+    "The same weights without time: every frame alone."
+    pipe.prompt, pipe.style, results = prompt, style, []
+    session = Session(pipe, seed, fixed, "cut", depth)
     engine = session.new_engine()
-    engine.runner, engine.text = pipe.unet, pipe.embed("", style)
+    engine.runner, engine.text = pipe.unet, pipe.embed(prompt, style)
     for number, frame in enumerate(frames):
         latent, near = pipe.encode(pipe.to_pictures([frame]), session.scale)
         results += pipe.to_frames(whole_chunk(engine, latent, near, [number]))
