@@ -9,7 +9,7 @@ __all__ = ['WAYS', 'METHODS', 'make_method', 'lineup']
 from functools import partial
 
 from .freenoise import FreeNoise
-from .methods import Method, Ours
+from .race import Method, Ours
 from .rerender import Rerender, fusing_steps
 from .streamdiffusion import StreamDiffusion
 from ..pipeline.live2diff import Live2Diff
@@ -17,21 +17,21 @@ from ..pipeline.live2diff import Live2Diff
 # %% ../../nbs/judge/baselines.ipynb #5118a074
 WAYS = { # name -> class, title, settings
     "ours": (Ours, "ours, one noise", {}),
-    "ours-fresh": (Ours, "ours, fresh noise", dict(fixed_noise=False)),
+    "ours_fresh": (Ours, "ours, fresh noise", dict(fixed_noise=False)),
     "streamdiffusion": (StreamDiffusion, "StreamDiffusion, RCFG self", {}),
-    "streamdiffusion-none": (StreamDiffusion, "StreamDiffusion, no guidance", dict(cfg="none")),
-    "streamdiffusion-full": (StreamDiffusion, "StreamDiffusion, full guidance", dict(cfg="full")),
+    "streamdiffusion_none": (StreamDiffusion, "StreamDiffusion, no guidance", dict(cfg="none")),
+    "streamdiffusion_full": (StreamDiffusion, "StreamDiffusion, full guidance", dict(cfg="full")),
     "freenoise": (FreeNoise, "FreeNoise", {}),
-    "freenoise-ours": (FreeNoise, "FreeNoise, our mask in its windows", dict(mask="live2diff")),
+    "freenoise_ours": (FreeNoise, "FreeNoise, our mask in its windows", dict(mask="live2diff")),
     "rerender": (Rerender, "Rerender", {}),
 }
-WAYS |= {f"{name}-no-depth": (kind, f"{title}, no depth", {**how, "depth": False})
+WAYS |= {f"{name}_flat": (kind, f"{title}, no depth", {**how, "depth": False})
          for name, (kind, title, how) in WAYS.items()}
 
 def make_method(
     pipe: Live2Diff,  # whose nets, working size and styles are used
     name: str,        # one of `METHODS`
-    steps: int = 4,   # denoising steps, T
+    steps: int | None = None,  # denoising steps, T; None: as the pipeline has it now
 ) -> Method:
     "A method, ready to translate."
     if name not in WAYS: raise ValueError(f"unknown method {name!r}: choose from {', '.join(WAYS)}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..engine.masks import temporal_mask
 from ..engine.stream import StreamDenoiser, denoise_chunk
 from ..engine.temporal import ChunkView, attend_chunk
-from .methods import Clip, Method
+from .race import Clip, Method
 
 # %% ../../nbs/judge/freenoise.ipynb #2f0ec3f2
 def noise_order(

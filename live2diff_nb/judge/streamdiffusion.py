@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..engine.lcm import RowScalings, add_noise, consistency, predict_x0
 from ..engine.stream import StreamDenoiser
-from .methods import Clip, Method, still_views
+from .race import Clip, Method, still_views
 
 # %% ../../nbs/judge/streamdiffusion.ipynb #609547c9
 def noise_of(
@@ -56,6 +56,7 @@ class StreamDiffusion(Method):
     negative: str = ""     # prompt, of "full"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.cfg not in ("none", "self", "full"):
             raise ValueError(f"cfg must be none, self or full, got {self.cfg!r}")
 

@@ -32,10 +32,12 @@ def study_clips(
              if place.is_dir()}
     found = {name: clips for name, clips in found.items() if clips}
     for name in ("input", ours):
-        if name not in found: raise ValueError(f"{folder / name} holds no mp4 file: a study needs input, {ours} and others")
+        if name in found: continue
+        raise ValueError(f"{folder / name} holds no mp4 file: a study needs input, {ours} and others")
     others = [name for name in found if name not in ("input", ours)]
-    if not others: raise ValueError(f"{folder} holds no method beside {ours}: put its clips into a folder with its name")
-    missing = [folder / name / clip for name, clip in product((ours, *others), found["input"]) if clip not in found[name]]
+    if not others: raise ValueError(f"{folder} holds no method beside {ours}: put its clips into a folder of its own")
+    wanted = product((ours, *others), found["input"])
+    missing = [folder / name / clip for name, clip in wanted if clip not in found[name]]
     if missing: raise ValueError(f"{missing[0]} is missing: every method needs every clip of {folder / 'input'}")
     return others, found["input"]
 
@@ -44,7 +46,7 @@ def make_trials(
     folder: Path,       # of the study
     ours: str = "ours", # as `study_clips`
     seed: int = 0,      # of the order
-) -> list:              # of dicts: clip, and what is shown as input, left, right (addresses), and the two methods' names
+) -> list:              # of dicts: clip, methods (left, right), and the addresses of input, left, right
     "Every clip of ours against every other method's, shuffled."
     others, clips = study_clips(folder, ours)
     chance, trials = random.Random(seed), []
@@ -68,7 +70,8 @@ def make_study(
         digest.update(path.read_bytes())
     study = dict(study=digest.hexdigest()[:16], ours=ours, questions=QUESTIONS, trials=trials)
     page = (files("live2diff_nb") / "assets" / "study.html").read_text(encoding="utf8")
-    (folder / "study.html").write_text(page.replace("STUDY", json.dumps(study).replace("</", "<\\/"), 1), encoding="utf8")
+    page = page.replace("STUDY", json.dumps(study).replace("</", "<\\/"), 1)
+    (folder / "study.html").write_text(page, encoding="utf8")
     return folder / "study.html"
 
 # %% ../../nbs/judge/study.ipynb #c3787582
@@ -100,14 +103,15 @@ def read_answers(
 ) -> dict:       # study, participant, answers
     "A participant's answers, checked against the study."
     try: told = json.loads(Path(path).read_text(encoding="utf8"))
-    except ValueError: raise ValueError(f"{path} is not a file of answers: send the one that the page saved") from None
-    if not isinstance(told, dict) or not {"study", "participant", "answers"} <= set(told):
+    except ValueError: told = None
+    if not isinstance(told, dict) or not isinstance(told.get("answers"), list) or not told.get("participant"):
         raise ValueError(f"{path} is not a file of answers: send the one that the page saved")
-    if told["study"] != study["study"]:
+    if told.get("study") != study["study"]:
         raise ValueError(f"{path} answers another study: count it with the folder whose page its participant saw")
-    allowed = {(n, question) for n in range(len(study["trials"])) for question in study["questions"]}
+    given = product(range(len(study["trials"])), study["questions"], ("left", "right"))
+    allowed = [dict(trial=n, question=question, answer=side) for n, question, side in given]
     for answer in told["answers"]:
-        if (answer.get("trial"), answer.get("question")) not in allowed or answer.get("answer") not in ("left", "right"):
+        if answer not in allowed:
             raise ValueError(f"{path} holds an answer that the page cannot give, {answer}: leave the file out")
     return told
 
@@ -118,11 +122,10 @@ def count_answers(
     "All answers. Of two files of one participant the fuller one counts."
     study, by_whom = read_study(folder), {}
     for told in sorted((read_answers(path, study) for path in paths), key=lambda told: len(told["answers"])):
-        by_whom[told["participant"]] = told["answers"]
+        by_whom[str(told["participant"])] = told["answers"]
     ours, counts = study["ours"], {}
     for answers in by_whom.values():
-        for number, question, side in {(a["trial"], a["question"]): (a["trial"], a["question"], a["answer"])
-                                       for a in answers}.values():
+        for (number, question), side in {(a["trial"], a["question"]): a["answer"] for a in answers}.items():
             pair = study["trials"][number]["methods"]
             other, chosen = next(name for name in pair if name != ours), pair[side == "right"]
             wins, count = counts.setdefault(other, {}).get(question, (0, 0))
