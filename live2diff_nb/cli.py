@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'keep', 'Stop', 'quiet', 'load', 'run', 'translate', 'download', 'weight_files', 'info', 'live', 'bench',
-           'evaluate', 'train', 'make_parser', 'execute', 'main']
+           'evaluate', 'train', 'study', 'make_parser', 'execute', 'main']
 
 # %% ../nbs/cli.ipynb #34adb8b1
 import argparse
@@ -23,7 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .measured import memory_text, summary, waited
-from .options import Parser, model_options, parse_lora, replayed, train_options, translate_options
+from .options import (Parser, model_options, parse_lora, replayed, study_options, train_options,
+                                  translate_options)
 
 # %% ../nbs/cli.ipynb #80ed9105
 def keep(
@@ -217,11 +218,21 @@ def train(
     if result: print(f"saved        {result}: `live2diff-nb translate IN OUT --weights {result}`")
     return 0
 
+# %% ../nbs/cli.ipynb #5dd40003
+def study(
+    args, # parsed options
+) -> int: # exit code
+    "The command `study`."
+    from live2diff_nb.judge.study import count_answers, make_study, win_rates
+    if args.count: print(win_rates(count_answers(args.folder, args.count)))
+    else: print(f"open         {make_study(args.folder, args.ours, args.seed)}: it needs the folders beside it")
+    return 0
+
 # %% ../nbs/cli.ipynb #d5471b92
 COMMANDS = { # function -> what it does, in a few words
     translate: "restyle a video", live: "open the live notebook in JupyterLab", info: "device, weights, styles, memory",
     download: "list or fetch what real weights need", train: "train by a recipe",
-    evaluate: "judge methods side by side on clips",
+    evaluate: "judge methods side by side on clips", study: "make the page of a user study, or count its answers",
     bench: "measure the speed here; bench live: the widget in a browser"}
 
 def make_parser(
@@ -241,6 +252,7 @@ def make_parser(
             command.add_argument("--virtual-camera", action="store_true",
                                  help="show the picture to meeting programs too; other words go to JupyterLab")
         if run_it is train: train_options(command)
+        if run_it is study: study_options(command)
         if run_it is download:
             command.add_argument("--yes", action="store_true", help="fetch the files, not list them only")
     return parser

@@ -70,11 +70,13 @@ def denoise_chunk(
     noise: Tensor,                 # (T, F, 4, h, w) to enter, and to go from row to row
     mask: Tensor | None = None,    # (F, F) bool, who sees whom; None: all see all
     cache: KVCache | None = None,  # receives keys and values, step k in row k; None: nothing is kept
+    views: list | None = None,     # one for each temporal layer, in place of mask and cache
 ) -> Tensor:                       # (F, 4, h, w) denoised
     "All denoising steps of some frames together."
     x = add_noise(engine.scalings, 0, latents, noise[0])
     for k in range(engine.rows):
-        x0 = engine.denoise(x, slice(k, k + 1), features, chunk_views(engine.unet, len(latents), mask, cache, k))
+        seen = views or chunk_views(engine.unet, len(latents), mask, cache, k)
+        x0 = engine.denoise(x, slice(k, k + 1), features, seen)
         if k + 1 < engine.rows:
             x = add_noise(engine.scalings, k + 1, x0, noise[k + 1])
     return x0

@@ -166,13 +166,15 @@ class TemporalAttention(nn.Module):
     def forward(
         self,
         x: Tensor,                    # (n, locations, channels): n = clips * frames, or denoising rows
-        view: ChunkView | RingView,   # what it may look at
+        view: ChunkView | RingView,   # what it may look at; any other view is called: view(q, k, v, layer)
     ) -> Tensor:                      # (n, locations, channels)
         q, k, v = (self.split(w(x)) for w in (self.to_q, self.to_k, self.to_v))
         if isinstance(view, RingView):
             out = attend_ring(q, k, v, view)
-        else:
+        elif isinstance(view, ChunkView):
             out = attend_chunk(q, k, v, view, self.position_table(view.frames))
+        else:
+            out = view(q, k, v, self)
         return self.to_out[0](out.flatten(-2))
 
 # %% ../../nbs/engine/temporal.ipynb #497c317f
@@ -241,6 +243,7 @@ class MotionModule(nn.Module):
     def forward(
         self,
         x: Tensor,  # (n, channels, h, w)
-        views,      # iterator over the views of the temporal layers; two are taken
+        views,      # iterator over the views of the temporal layers; two are taken. None: frames pass as they are
     ) -> Tensor:    # like x
-        return self.temporal_transformer(x, views)
+        own = [next(views), next(views)]
+        return x if own[0] is None else self.temporal_transformer(x, iter(own))
