@@ -40,8 +40,13 @@ class Recording:
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):     # other threads may use the GPU
             self.out = self.function(*self.args, *places)
 
-    def __call__(self, inputs: list, constants: list, places: list) -> Tensor:
-        "The function's result for these tensors, of the shapes that were recorded; the caller's own."
+    def __call__(
+        self,
+        inputs: list,     # of the shapes that were recorded, and so are the others
+        constants: list,  # those of the last call are not copied again
+        places: list,     # those that were recorded
+    ) -> Tensor:          # the caller's own
+        "The function's result for these tensors."
         for place, x in zip(self.inputs, inputs): place.copy_(x, non_blocking=True)
         for k, x in enumerate(constants):
             if x is not self.given[k]: self.constants[k].copy_(x, non_blocking=True)
