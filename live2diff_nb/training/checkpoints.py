@@ -28,8 +28,12 @@ def save_state(
     "Write under another name first, so that a killed run or a full disk leaves no half file."
     with whole_file(path) as part:
         torch.save(state, part)
-        if path.exists():
-            path.replace(before(path))
+        if path.exists():                                # at no moment is there no whole file of this name
+            before(path).unlink(missing_ok=True)
+            try:
+                os.link(path, before(path))
+            except OSError:                              # a file system without hard links
+                path.replace(before(path))
 
 
 def before(

@@ -138,7 +138,8 @@ def read_weights(
 ) -> str:          # a word; other weights are another word
     "The first numbers of every tensor that came from a file."
     new = ("flow_conv_in.",) + (".motion_modules.",) * fresh
-    named = {f"{part}.{name}": p for part in ("unet", "vae", "text_encoder") for name, p in parts[part].named_parameters()}
+    read = [(part, parts[part].named_parameters()) for part in ("unet", "vae", "text_encoder")]
+    named = {f"{part}.{name}": p for part, found in read for name, p in found}
     return fingerprint((name, p.detach().flatten()[:16].tolist()) for name, p in named.items()
                        if not any(word in name for word in new))
 
