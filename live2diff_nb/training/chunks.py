@@ -22,7 +22,7 @@ from ..data.teachers import STYLES, make_prompt
 from ..depth.estimator import RunningRange, depth_to_image
 from ..engine.masks import temporal_mask
 from ..engine.unet import StreamUNet, chunk_views
-from ..files.places import check_own, claim, fingerprint, folder_of, held, own_place, read_record
+from ..files.places import changes, check_own, claim, folder_of, held, own_place, read_record
 from ..pipeline.frames import encode_prompts
 from ..weights.runners import vae_encode
 from ..pipeline.live2diff import Live2Diff
@@ -261,5 +261,8 @@ def train_recipe(
         if not recipe.steps[stage - 1]: continue
         run = ChunkRun(recipe, folder, clips, parts, resume)   # anew: weights shared out cannot be shared out again
         if not exported(run): check_results(folder)            # not only after hours of training
+        old = read_record(folder)["runs"].get("result", {})
+        if old.get("steps") == list(recipe.steps) and changes(old, run.settings) and resume:
+            raise ValueError(f"the run in {folder} is finished: ask for more steps to go on with other settings")
         run.train(stage, report and report(run, stage))
     return export_run(run or ChunkRun(recipe, folder, clips, parts, resume))
