@@ -262,7 +262,8 @@ def train_recipe(
         run = ChunkRun(recipe, folder, clips, parts, resume)   # anew: weights shared out cannot be shared out again
         if not exported(run): check_results(folder)            # not only after hours of training
         old = read_record(folder)["runs"].get("result", {})
-        if old.get("steps") == list(recipe.steps) and changes(old, run.settings) and resume:
+        moved = changes(old, run.settings)                     # other starting weights are refused by the run itself
+        if resume and moved and "starting weights" not in moved and old["steps"] == list(recipe.steps):
             raise ValueError(f"the run in {folder} is finished: ask for more steps to go on with other settings")
         run.train(stage, report and report(run, stage))
     return export_run(run or ChunkRun(recipe, folder, clips, parts, resume))
