@@ -122,9 +122,10 @@ class ShardClips:
         self.folder, self.seed, self.open, self.broken = Path(folder), seed, (None, []), {}
         if not (self.folder / "index.json").exists():
             raise ValueError(f"no index.json in {folder}: make the shards with write_shards")
-        try: self.index = {str(name): int(n) for name, n in json.loads((self.folder / "index.json").read_text()).items()}
+        place = self.folder / "index.json"
+        try: self.index = {str(name): int(n) for name, n in json.loads(place.read_text()).items()}
         except (ValueError, TypeError, AttributeError): self.index = {}
-        if not self.index: raise ValueError(f"{self.folder / 'index.json'} lists no shards: write them with write_shards")
+        if not self.index: raise ValueError(f"{place} lists no shards: write them with write_shards")
         self.names, self.total = list(self.index), sum(self.index.values())
         self.listing = f"{self.total} clips in shards {fingerprint(self.index.items())}"
 

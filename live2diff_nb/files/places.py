@@ -228,7 +228,7 @@ def held(
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / ".live2diff_nb.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:

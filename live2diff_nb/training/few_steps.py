@@ -19,8 +19,8 @@ from ..data.shards import listing
 from ..files.places import check_own
 from ..pipeline.frames import encode_prompts
 from ..weights.runners import vae_encode
-from .checkpoints import shared_place
-from .chunks import diffuse, read_weights
+from .checkpoints import read_weights, shared_place
+from .chunks import diffuse
 from .lora import add_adapters, as_adapter, save_lora
 from .loop import Run, share
 from .watch import ddim_step, even_steps

@@ -23,8 +23,8 @@ from ..engine.unet import StreamUNet, chunk_views
 from ..files.places import check_own, whole_file
 from ..pipeline.frames import encode_prompts
 from ..weights.runners import vae_encode
-from .checkpoints import shared_place
-from .chunks import answer_for, diffuse, read_weights
+from .checkpoints import read_weights, shared_place
+from .chunks import answer_for, diffuse
 from .loop import Run, share
 from ..weights.lora import layer_names
 from ..weights.tiny import load_models
