@@ -56,11 +56,11 @@ class Stop:
 
 # %% ../nbs/cli.ipynb #c5c74d12
 def quiet(
-    bars=True, # leave the bars of downloads
+    bars=True, # leave the bars of downloads, where there is a terminal
 ):
     "Ask diffusers and transformers for errors only; they read this when they are first imported."
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"): os.environ.setdefault(name, "error")
-    if not bars: os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not (bars and sys.stderr.isatty()): os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 # %% ../nbs/cli.ipynb #7eec2f8e
 def load(

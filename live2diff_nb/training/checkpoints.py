@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_state', 'before', 'load_state', 'shared_out', 'whole', 'share_of', 'optimizer_state', 'restore_optimizer',
-           'network_of', 'shared_place']
+           'network_of', 'read_weights', 'shared_place']
 
 # %% ../../nbs/training/checkpoints.ipynb #f1000004
 import os
@@ -29,8 +29,12 @@ def save_state(
     "Write under another name first, so that a killed run or a full disk leaves no half file."
     with whole_file(path) as part:
         torch.save(state, part)
-        if path.exists():
-            path.replace(before(path))
+        if path.exists():                                # at no moment is there no whole file of this name
+            before(path).unlink(missing_ok=True)
+            try:
+                os.link(path, before(path))
+            except OSError:                              # a file system without hard links
+                path.replace(before(path))
 
 
 def before(
@@ -106,6 +110,18 @@ def network_of(
     trained = [name for name, p in named.items() if p.requires_grad]
     shapes = fingerprint(f"{name} {tuple(p.shape)}" for name, p in named.items())
     return {"network": f"{len(named)} tensors {shapes}", "trained weights": f"{len(trained)} {fingerprint(trained)}"}
+
+# %% ../../nbs/training/checkpoints.ipynb #ac000007
+def read_weights(
+    parts: dict,   # from `load_parts` or `load_models`
+    fresh: bool,   # are the motion modules new ones?
+) -> str:          # a word; other weights are another word
+    "The first numbers of every tensor that came from a file."
+    new = ("flow_conv_in.",) + (".motion_modules.",) * fresh
+    read = [(part, parts[part].named_parameters()) for part in ("unet", "vae", "text_encoder")]
+    named = {f"{part}.{name}": p for part, found in read for name, p in found}
+    return fingerprint((name, p.detach().flatten()[:16].tolist()) for name, p in named.items()
+                       if not any(word in name for word in new))
 
 # %% ../../nbs/training/checkpoints.ipynb #ac000005
 @contextmanager
