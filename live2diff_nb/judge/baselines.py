@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAYS', 'METHODS', 'make_method', 'lineup']
 
-# %% ../../nbs/judge/baselines.ipynb #cf42e9b0
+# %% ../../nbs/judge/baselines.ipynb #f6b38c35
 from functools import partial
 
 from .freenoise import FreeNoise
@@ -14,7 +14,7 @@ from .rerender import Rerender, fusing_steps
 from .streamdiffusion import StreamDiffusion
 from ..pipeline.live2diff import Live2Diff
 
-# %% ../../nbs/judge/baselines.ipynb #5118a074
+# %% ../../nbs/judge/baselines.ipynb #24619d0f
 WAYS = { # name -> class, title, settings
     "ours": (Ours, "ours, one noise", {}),
     "ours_fresh": (Ours, "ours, fresh noise", dict(fixed_noise=False)),

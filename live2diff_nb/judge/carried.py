@@ -6,7 +6,7 @@
 __all__ = ['occlusion', 'soften', 'free_latents', 'warp_latents', 'match_colours', 'flat', 'fusion_weights', 'fuse', 'to_array',
            'to_latents', 'faithful_latents']
 
-# %% ../../nbs/judge/carried.ipynb #89d3e6bf
+# %% ../../nbs/judge/carried.ipynb #2da5a784
 import cv2
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from .metrics import warp
 from ..pipeline.frames import Models
 
-# %% ../../nbs/judge/carried.ipynb #a74d8196
+# %% ../../nbs/judge/carried.ipynb #d9ed6088
 def occlusion(
     back: np.ndarray,   # (h, w, 2) flow from this frame to an earlier one
     forth: np.ndarray,  # (h, w, 2) flow from the earlier one to this
@@ -43,7 +43,7 @@ def free_latents(
     h, w = mask.shape
     return 1 - mask.reshape(h // factor, factor, w // factor, factor).max((1, 3))
 
-# %% ../../nbs/judge/carried.ipynb #ed1819a0
+# %% ../../nbs/judge/carried.ipynb #0cf85deb
 def warp_latents(
     latents: Tensor,   # (1, 4, h, w)
     flow: np.ndarray,  # (H, W, 2) in pixels
@@ -63,7 +63,7 @@ def match_colours(
     spread = lambda x: (x.var((-2, -1), keepdim=True) + 1e-5).sqrt()
     return F.instance_norm(x0) * spread(like) + like.mean((-2, -1), keepdim=True)
 
-# %% ../../nbs/judge/carried.ipynb #33e2869a
+# %% ../../nbs/judge/carried.ipynb #06dd254d
 def flat(
     mask: Tensor,  # (1, 1, h, w)
 ) -> Tensor:       # (1, 1, h, w): 1 where the mask has no slope
@@ -92,7 +92,7 @@ def fuse(
     warped, present, noise = weights
     return warped * noised + present * (x - injected) + noise * injected
 
-# %% ../../nbs/judge/carried.ipynb #57eb5087
+# %% ../../nbs/judge/carried.ipynb #fa380c97
 def to_array(
     models: Models,   # of the pipeline
     latents: Tensor,  # (1, 4, h, w)

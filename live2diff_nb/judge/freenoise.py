@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['noise_order', 'windows_of', 'window_weights', 'WindowView', 'FreeNoise']
 
-# %% ../../nbs/judge/freenoise.ipynb #cd623cb1
+# %% ../../nbs/judge/freenoise.ipynb #4d05d92a
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from ..engine.stream import StreamDenoiser, denoise_chunk
 from ..engine.temporal import ChunkView, attend_chunk
 from .race import Clip, Method
 
-# %% ../../nbs/judge/freenoise.ipynb #2f0ec3f2
+# %% ../../nbs/judge/freenoise.ipynb #7824cbf4
 def noise_order(
     frames: int,                 # F
     window: int = 16,            # W
@@ -31,7 +31,7 @@ def noise_order(
         order += [group[n] for n in torch.randperm(stride, generator=random).tolist()]
     return order[:frames]
 
-# %% ../../nbs/judge/freenoise.ipynb #d0112b59
+# %% ../../nbs/judge/freenoise.ipynb #726a67cb
 def windows_of(
     frames: int,       # F
     window: int = 16,  # W
@@ -49,7 +49,7 @@ def window_weights(
     n = torch.arange(width)
     return torch.minimum(n + 1, width - n).float()
 
-# %% ../../nbs/judge/freenoise.ipynb #d03f9eb2
+# %% ../../nbs/judge/freenoise.ipynb #0d6c5366
 class WindowView(NamedTuple):
     "Fused windows: the weighted mean of chunk attention in each."
     windows: list                # of (first, end), all of one width, from `windows_of`
@@ -72,7 +72,7 @@ class WindowView(NamedTuple):
             count[a:b] += weights
         return total / count
 
-# %% ../../nbs/judge/freenoise.ipynb #35a21b34
+# %% ../../nbs/judge/freenoise.ipynb #8890e11a
 @dataclass
 class FreeNoise(Method):
     "FreeNoise (Qiu et al. 2024) on the nets of a pipeline: offline, all frames together."

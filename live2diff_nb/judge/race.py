@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HIDDEN', 'Clip', 'Method', 'Ours', 'still_views']
 
-# %% ../../nbs/judge/race.ipynb #eabfec58
+# %% ../../nbs/judge/race.ipynb #32bcba88
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ from .variants import latents_of, stream_latents
 from ..pipeline.frames import Models, prepare_frame, style_parts
 from ..pipeline.live2diff import Live2Diff
 
-# %% ../../nbs/judge/race.ipynb #ccd1de19
+# %% ../../nbs/judge/race.ipynb #1598a598
 class Clip(NamedTuple):
     "What a method is given."
     frames: list     # of (h, w, 3) uint8, at the working size
     latents: Tensor  # (F, 4, h, w) clean
     depth: Tensor    # (F, 4, h, w) depth latents
 
-# %% ../../nbs/judge/race.ipynb #98217859
+# %% ../../nbs/judge/race.ipynb #b3e2dd30
 HIDDEN = ("pipe", "name", "title")
 
 @dataclass
@@ -89,7 +89,7 @@ class Method:
         "What the method does; here nothing but the way through the autoencoder."
         return clip.latents
 
-# %% ../../nbs/judge/race.ipynb #d48ee0a9
+# %% ../../nbs/judge/race.ipynb #51d9d0e9
 @dataclass
 class Ours(Method):
     "Live2Diff's stream."
@@ -109,7 +109,7 @@ class Ours(Method):
         numbers = [min(n, count - 1) for n in range(max(count, least))]
         return stream_latents(engine, clip.latents[numbers], clip.depth[numbers], engine.text)[0][:count]
 
-# %% ../../nbs/judge/race.ipynb #f3813aa0
+# %% ../../nbs/judge/race.ipynb #29c35c08
 def still_views(
     models: Models,  # whose network is to run
 ) -> list:           # a view for each temporal layer

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Tokens', 'CrossFrame', 'cross_frame', 'Seen', 'see', 'blend', 'fusing_steps', 'Rerender']
 
-# %% ../../nbs/judge/rerender.ipynb #2bc5fd77
+# %% ../../nbs/judge/rerender.ipynb #1ee8e04f
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Callable, NamedTuple
@@ -22,7 +22,7 @@ from .carried import (faithful_latents, free_latents, fuse, fusion_weights, matc
 from .race import Clip, Method, still_views
 from .metrics import best_flow, warp
 
-# %% ../../nbs/judge/rerender.ipynb #7721a507
+# %% ../../nbs/judge/rerender.ipynb #fcdbe700
 @dataclass
 class Tokens:
     "What the decoder's self-attentions keep and read, by (denoising step, layer)."
@@ -78,7 +78,7 @@ def cross_frame(
     finally:
         for layer, processor in zip(layers, before): layer.set_processor(processor)
 
-# %% ../../nbs/judge/rerender.ipynb #b6b457a7
+# %% ../../nbs/judge/rerender.ipynb #ed8c0e0d
 class Seen(NamedTuple):
     "An earlier frame, as this one sees it."
     picture: np.ndarray  # (h, w, 3) its result, moved
@@ -108,7 +108,7 @@ def blend(
         direct = (1 - mask) * seen.picture + mask * direct
     return direct.astype(np.float32)
 
-# %% ../../nbs/judge/rerender.ipynb #7f47afa8
+# %% ../../nbs/judge/rerender.ipynb #b5668f1c
 def fusing_steps(
     steps: int,                  # T
     period: tuple = (0.5, 0.8),  # shares of them, ends excluded

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['noise_of', 'next_stock', 'Row', 'StreamDiffusion']
 
-# %% ../../nbs/judge/streamdiffusion.ipynb #f05b5ddc
+# %% ../../nbs/judge/streamdiffusion.ipynb #3a89b3c3
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from ..engine.lcm import RowScalings, add_noise, consistency, predict_x0
 from ..engine.stream import StreamDenoiser
 from .race import Clip, Method, still_views
 
-# %% ../../nbs/judge/streamdiffusion.ipynb #609547c9
+# %% ../../nbs/judge/streamdiffusion.ipynb #89292e81
 def noise_of(
     x: Tensor,              # (n, 4, h, w) noisy latents
     x0: Tensor,             # (n, 4, h, w) what is believed to be the picture in them
@@ -25,7 +25,7 @@ def noise_of(
     "eps = (x - alpha x0) / sigma: guidance works on noise, whatever the network predicts."
     return (x - scalings.alpha * x0) / scalings.sigma
 
-# %% ../../nbs/judge/streamdiffusion.ipynb #77912886
+# %% ../../nbs/judge/streamdiffusion.ipynb #b92ee7a8
 def next_stock(
     eps: Tensor,             # (n, 4, h, w) guided noise of the rows that ran
     stock: Tensor,           # (n, 4, h, w) what they remembered
@@ -39,14 +39,14 @@ def next_stock(
     alpha, sigma = (torch.cat([x[1:], torch.ones_like(x[:1])])[rows] for x in (scalings.alpha, scalings.sigma))
     return noise.roll(-1, 0)[rows] + step * alpha / sigma
 
-# %% ../../nbs/judge/streamdiffusion.ipynb #56f179fb
+# %% ../../nbs/judge/streamdiffusion.ipynb #97e58933
 class Row(NamedTuple):
     "A frame between two denoising steps."
     x: Tensor         # (1, 4, h, w) at the noise level of its row
     stock: Tensor     # (1, 4, h, w) RCFG's memory
     features: Tensor  # (1, c0, h, w) of its depth
 
-# %% ../../nbs/judge/streamdiffusion.ipynb #7f233e14
+# %% ../../nbs/judge/streamdiffusion.ipynb #5a8f9dee
 @dataclass
 class StreamDiffusion(Method):
     "StreamDiffusion (Kodaira et al. 2023) on the nets of a pipeline, its temporal layers off."
