@@ -127,7 +127,8 @@ def png(width: int, height: int) -> bytes:
     "A PNG that claims a size, with hardly any data."
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99999))) + chunk(b"IEND", b"")
+    body = chunk(b"IDAT", zlib.compress(bytes(99999))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body
 
 
 def test_sizes_that_would_fill_the_memory(whole, tmp_path):
@@ -146,9 +147,11 @@ def lists_of(film: str) -> dict:
     "Files that would make a reader open another file."
     return {"a.m3u8": f"#EXTM3U\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n", "a.mp4": f"#EXTM3U\n#EXTINF:1,\n{film}\n",
             "a.ffconcat": f"ffconcat version 1.0\nfile {film}\n", "b.mkv": f"ffconcat version 1.0\nfile '{film}'\n",
-            "a.mpd": f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet><Representation '
-                     f'id="0" mimeType="video/mp4"><BaseURL>{film}</BaseURL></Representation></AdaptationSet></Period></MPD>',
-            "a.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+            "a.mpd": f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+                     f'<Representation id="0" mimeType="video/mp4"><BaseURL>{film}</BaseURL></Representation>'
+                     '</AdaptationSet></Period></MPD>',
+            "a.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\n"
+                     "m=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
             "a.svg": f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="{film}"/></svg>',
             "c.gif": f"[playlist]\nFile1={film}\n", "a.sub": f"{{1}}{{9}}{film}\n", "a.lavfi": f"movie={film}"}
 
