@@ -16,6 +16,7 @@ import av
 from av.stream import Disposition
 
 from .images import natural_key
+from .times import LONGEST
 
 # %% ../../nbs/video/container.ipynb #3ac9516d
 def is_address(
@@ -68,7 +69,7 @@ def picture_track(
     return track
 
 # %% ../../nbs/video/container.ipynb #31b51200
-SANE = (1 / 600, 1000.0) # frames/s; what is outside is a fault of the file
+SANE = (1 / LONGEST, 1000.0) # frames/s; what is outside is a fault of the file
 
 def measured_rate(
     container, # from `open_film`
