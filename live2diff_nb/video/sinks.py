@@ -93,7 +93,8 @@ class FolderSink(Sink):
             raise ValueError(f"the folder {path} holds images already: name an empty or a new one")
         self.path.joinpath(self._part()).touch()
         self.path.joinpath(self._part()).unlink()
-        if has_sound(sound): warnings.warn(f"the folder {path} takes pictures only: the sound of {sound.name} is left out")
+        if has_sound(sound):
+            warnings.warn(f"the folder {path} takes pictures only: the sound of {sound.name} is left out")
 
     def _part(self): return self.path / f".{self.frames:06d}.part"
 

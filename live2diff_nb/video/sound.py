@@ -22,7 +22,8 @@ def film_of(
 ): # `Source` of a film that can be read a second time, or None
     "The source whose film has the sound of these frames."
     if source is None: return None
-    if not isinstance(source, Source): raise TypeError(f"sound must be a source, as open_source gives it, not {source!r}")
+    if not isinstance(source, Source):
+        raise TypeError(f"sound must be a source, as open_source gives it, not {source!r}")
     source = source.origin or source
     return source if source.path is not None and source.moment is not None else None
 
@@ -123,5 +124,6 @@ def join_sound(
         track, rest = main_track(film.streams.audio), left_out(film)
         known = track is not None and track.codec_context is not None
         if rest: warnings.warn(f"{rest} of {source.path} cannot go along")
-    if track is not None and not known: warnings.warn(f"no decoder here knows the sound of {source.path}: it is left out")
+    if track is not None and not known:
+        warnings.warn(f"no decoder here knows the sound of {source.path}: it is left out")
     return Sound(source, target) if known else None
