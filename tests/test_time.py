@@ -288,6 +288,7 @@ def test_a_film_that_is_read_is_not_written_to(tmp_path):
     assert (tmp_path / "a.mp4").read_bytes() == demo_clip().read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
     list(source)
+    with pytest.raises(ValueError, match="its sound is to be read"): open_sink(tmp_path / "a.mp4", sound=source)
     with open_sink(tmp_path / "a.mp4") as sink: sink.write(shade(1))            # it has been read: as any other file
     assert len(list(open_source(tmp_path / "a.mp4"))) == 1
 
@@ -370,6 +371,13 @@ def test_a_film_on_a_server_has_its_times_and_sound(tmp_path):
 def test_one_picture_is_one_frame(tmp_path):
     Image.fromarray(shade(7)).save(tmp_path / "a.png")
     assert [frame[0, 0, 0] for frame in open_source(tmp_path / "a.png")] == [7]
+
+
+def test_of_a_moving_picture_the_first_is_taken_and_that_is_said(tmp_path):
+    pictures = [Image.fromarray(shade(40 * n)) for n in range(4)]
+    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], lossless=True)
+    with pytest.warns(UserWarning, match="a.webp holds 4 pictures, only the first"):
+        assert len(list(open_source(tmp_path / "a.webp"))) == 1
 
 
 def test_cover_pictures_are_no_films(tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Sink', 'cannot_write', 'FolderSink', 'pad_even', 'begin_mp4', 'check_writable', 'VideoSink', 'open_sink', 'Lines',
-           'progress']
+           'bar_options', 'progress']
 
 # %% ../../nbs/video/sinks.ipynb #9cfed1f3
 import math
@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .images import image_files
-from .times import being_read, check_rate
+from .times import being_read, check_rate, same_place
 from .container import ffmpeg_name
 from .sources import BT709, check_frame
 from .sound import film_of, has_sound, join_sound
@@ -64,7 +64,7 @@ class Sink:
     def _at_work(self):
         began = clock.perf_counter()
         try: yield
-        except OSError as error: raise ValueError(cannot_write(self.path, error)) from None
+        except (OSError, av.FFmpegError) as error: raise ValueError(cannot_write(self.path, error)) from None
         finally: self.seconds += clock.perf_counter() - began
 
     def _put(self, frame, time): "Does nothing: a sink that only counts."
@@ -74,7 +74,7 @@ class Sink:
 
 def cannot_write(
     path, # file or folder
-    error: OSError, # what happened
+    error, # what happened
 ) -> str:
     "One sentence about it."
     return f"{path} cannot be written ({error.strerror or error}): choose another place"
@@ -157,7 +157,10 @@ class VideoSink(Sink):
         sound=None, # source whose sound goes along, in step with the frames it gives; None: no sound
     ):
         super().__init__(path, fps)
-        self.quality, self.container, self.shape, self.held, self.source = quality, None, None, None, film_of(sound)
+        sound = film_of(sound)
+        if sound and same_place(sound.path, path):
+            raise ValueError(f"{path} is the input, its sound is to be read: write to another name")
+        self.quality, self.container, self.shape, self.held, self.source = quality, None, None, None, sound
         self.sound, self.failed, self.part = None, False, check_writable(self.path)
 
     def _begin(self, height, width):
@@ -234,6 +237,10 @@ class Lines:
 
     def flush(self): "Nothing waits."
 
+def bar_options() -> dict: # arguments of tqdm
+    "A bar on a terminal; elsewhere a line every five seconds."
+    return dict(dynamic_ncols=True) if sys.stderr.isatty() else dict(file=Lines(), mininterval=5, miniters=1, ncols=0)
+
 def progress(
     frames, # any iterable
     total=None, # how many there are, None when unknown
@@ -242,8 +249,6 @@ def progress(
     "The same frames, with a bar that shows frames/s and the time left; a line now and then where there is no terminal."
     total = getattr(frames, "frames", None) if total is None else total
     # the delay: no bar before the first frame, so that an early error stands alone
-    settings = dict(total=total, desc=label, unit=" frames", delay=1e-3)
-    if sys.stderr.isatty(): return tqdm(frames, **settings, dynamic_ncols=True)
-    bar = tqdm(frames, **settings, file=Lines(), mininterval=5, miniters=1, ncols=0)
-    bar.last_print_t -= 5 # the first line at the first frame
+    bar = tqdm(frames, total=total, desc=label, unit=" frames", delay=1e-3, **bar_options())
+    bar.last_print_t -= bar.mininterval # the first one at the first frame
     return bar

@@ -120,7 +120,9 @@ def join_sound(
     "The sound of a source, ready for a new film; what cannot go along is named in a warning."
     source = film_of(source)
     if source is None: return None
-    with open_film(source.path) as film:
+    try: film = open_film(source.path)
+    except ValueError as error: return warnings.warn(f"the sound is left out: {error}")
+    with film:
         track, rest = main_track(film.streams.audio), left_out(film)
         known = track is not None and track.codec_context is not None
         if rest: warnings.warn(f"{rest} of {source.path} cannot go along")

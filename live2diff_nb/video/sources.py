@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['UNSPECIFIED', 'BT709', 'SOURCES', 'REDUCING_GAP', 'check_frame', 'demo_clip', 'rgb_frame', 'camera_number',
-           'open_camera', 'open_folder', 'open_file', 'open_address', 'open_frames', 'named', 'open_source',
-           'resize_frame', 'side_by_side']
+           'open_camera', 'open_folder', 'picture_count', 'open_file', 'open_address', 'open_frames', 'named',
+           'open_source', 'resize_frame', 'side_by_side']
 
 # %% ../../nbs/video/sources.ipynb #53ddbed0
 import os
 import re
 import time
+import warnings
 from importlib import resources
 from pathlib import Path
 from urllib.parse import urlparse
@@ -96,6 +97,14 @@ def open_folder(
     return Source(lambda: (f for f in files), read_image, 25.0, len(files), f"the folder {path}", start, limit,
                   path=path)
 
+def picture_count(
+    path, # an image
+) -> int: # 0 where it cannot be read
+    "Pictures in one file: some formats move, or have pages."
+    try:
+        with Image.open(path) as image: return getattr(image, "n_frames", 1)
+    except (OSError, ValueError): return 0
+
 def open_file(
     path, # a video file, a folder of images, or one image
     start=0, # frames to skip first
@@ -110,6 +119,8 @@ def open_file(
         raise FileNotFoundError(f"there is no file or folder {path}: "
                                 "check the name, or write `demo` for the bundled clip")
     if path.suffix.lower() in IMAGES:
+        if (count := picture_count(path)) > 1:
+            warnings.warn(f"{path} holds {count} pictures, only the first is taken: save it as a gif or mp4 to have all")
         return Source(lambda: (p for p in [path]), read_image, 25.0, 1, str(path), start, limit, path=path)
     return Source(lambda: read_video(path), rgb_frame, *probe_video(path), str(path), start, limit,
                   moment=stamp, path=path)
