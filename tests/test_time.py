@@ -427,8 +427,10 @@ def test_sound_rate_and_a_name_that_begins_with_a_dash(tmp_path, monkeypatch, ca
         assert abs(container.duration / av.time_base - 1.6) < 0.03 and len(container.streams.audio) == 1
     said = capfd.readouterr().err
     assert "\r" not in said and 1 <= len(said.splitlines()) <= 4                 # no terminal: no bar
-    assert main(["translate", "-a.mp4", "mute.mp4", *QUICK, "--no-sound", "--limit", "8"]) == 0
-    with av.open("mute.mp4") as container: assert not container.streams.audio
+    assert main(["translate", "-a.mp4", "mute.mp4", *QUICK, "--no-sound", "--limit", "2", "--size", "portrait"]) == 0
+    with av.open("mute.mp4") as container:
+        picture = container.streams.video[0]
+        assert not container.streams.audio and (picture.width, picture.height) == (256, 448)
     assert main(["translate", "-a.mp4", "-b.mp4", "c.mp4"]) == 2 and "name a folder" in capfd.readouterr().err
     assert main(["translate", "-a.mp4", "c.mp4", "--prompt", "starry", "night"]) == 2
     assert "in quotes" in capfd.readouterr().err and not os.path.exists("c.mp4")

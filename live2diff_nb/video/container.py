@@ -23,7 +23,7 @@ def is_address(
     spec, # what is to be opened
 ) -> bool:
     "Is this the address of a stream or of a film on a server?"
-    return isinstance(spec, str) and re.match(r"(?!file:)[a-zA-Z][\w+.-]*://", spec) is not None
+    return isinstance(spec, str) and re.match(r"(?!file:)[a-zA-Z][\w+.-]+://", spec) is not None
 
 def ffmpeg_name(
     spec, # a path, or an address
