@@ -18,13 +18,14 @@ from av.stream import Disposition
 
 from .decoded import Film
 from .images import natural_key
+from .times import LONGEST
 
 # %% ../../nbs/video/container.ipynb #3ac9516d
 def is_address(
     spec, # what is to be opened
 ) -> bool:
     "Is this the address of a stream or of a film on a server?"
-    return isinstance(spec, str) and re.match(r"(?!file:)[a-zA-Z][\w+.-]*://", spec) is not None
+    return isinstance(spec, str) and re.match(r"(?!file:)[a-zA-Z][\w+.-]+://", spec) is not None
 
 def ffmpeg_name(
     spec, # a path, or an address
@@ -77,7 +78,7 @@ def picture_track(
     return track
 
 # %% ../../nbs/video/container.ipynb #31b51200
-SANE = (1 / 600, 1000.0) # frames/s; what is outside is a fault of the file
+SANE = (1 / LONGEST, 1000.0) # frames/s; what is outside is a fault of the file
 
 def measured_rate(
     container, # from `open_film`
