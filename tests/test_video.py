@@ -176,7 +176,7 @@ def write_text(folder, name):
 def cut_tail(folder):
     with VideoSink(folder / "open.mp4") as sink: # read before it is closed
         for frame in scene(80): sink.write(frame)
-        (folder / "cut.mp4").write_bytes((folder / "open.mp4").read_bytes())
+        (folder / "cut.mp4").write_bytes(sink.part.read_bytes())
     return folder / "cut.mp4"
 
 

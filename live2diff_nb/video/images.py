@@ -82,6 +82,8 @@ def image_frames(
     try:
         with open_image(path) as image:
             moves = image.format in MOVING and getattr(image, "is_animated", False)
+            if image.format == "TIFF" and image.n_frames > 1:
+                warnings.warn(f"{path} holds {image.n_frames} pictures, only the first is taken: save all as files")
             hdr = None if moves or image.format not in ("PNG", "AVIF") else hdr_picture(path)
             for given in range(image.n_frames if moves else 1):
                 image.seek(given)

@@ -31,7 +31,7 @@ def deep_grey(
         raise ValueError(f"{name} cannot be shown right: its values go from {values.min():g} to {top:g}, and nothing "
                          "says what is white; save it with 8 or 16 bits")
     if inverted: values = white - values
-    return Image.fromarray((values * 255 / white + (white < 65535) / 2).astype(np.uint8))
+    return Image.fromarray((values * 255 / white + .5).astype(np.uint8))
 
 # %% ../../nbs/video/shown.ipynb #shown014
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))

@@ -18,10 +18,12 @@ COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac") # the others beco
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"} # by the number of channels; what AAC is written in
 
 def film_of(
-    source, # `Source`
+    source, # `Source`, or None
 ): # `Source` of a film that can be read a second time, or None
     "The source whose film has the sound of these frames."
-    if not isinstance(source, Source): raise TypeError(f"sound must be a source, as open_source gives it, not {source!r}")
+    if source is None: return None
+    if not isinstance(source, Source):
+        raise TypeError(f"sound must be a source, as open_source gives it, not {source!r}")
     source = source.origin or source
     return source if source.path is not None and source.moment is not None else None
 
@@ -73,7 +75,8 @@ class Sound:
             begin = due if stamp is None else float(stamp * base) - began
             length = float((packet.duration or 0) * base)
             due = begin + length
-            if not packet.size or packet.is_discard or due < -1e-6: continue
+            hidden = packet.is_discard and begin >= 0 # by an edit list
+            if not packet.size or hidden or due < -1e-6: continue
             packet.pts = packet.dts = round(begin / base)
             packet.stream = self.out
             yield begin + length / 2, packet
@@ -106,7 +109,7 @@ def has_sound(
     source, # `Source`, or None
 ) -> bool:
     "Is there sound to these frames?"
-    source = film_of(source) if source is not None else None
+    source = film_of(source)
     if source is None: return False
     with open_film(source.path) as film: return len(film.streams.audio) > 0
 
@@ -115,11 +118,14 @@ def join_sound(
     target, # container that is written; nothing has been put into it yet
 ): # `Sound`, or None where there is none
     "The sound of a source, ready for a new film; what cannot go along is named in a warning."
-    source = film_of(source) if source is not None else None
+    source = film_of(source)
     if source is None: return None
-    with open_film(source.path) as film:
+    try: film = open_film(source.path)
+    except ValueError as error: return warnings.warn(f"the sound is left out: {error}")
+    with film:
         track, rest = main_track(film.streams.audio), left_out(film)
         known = track is not None and track.codec_context is not None
         if rest: warnings.warn(f"{rest} of {source.path} cannot go along")
-    if track is not None and not known: warnings.warn(f"no decoder here knows the sound of {source.path}: it is left out")
+    if track is not None and not known:
+        warnings.warn(f"no decoder here knows the sound of {source.path}: it is left out")
     return Sound(source, target) if known else None

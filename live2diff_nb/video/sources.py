@@ -136,7 +136,7 @@ SOURCES = [ # (is it yours?, open it): the first that says yes opens it. A new k
 
 # %% ../../nbs/video/sources.ipynb #c04917fa
 def open_source(
-    spec, # file, folder, address, camera number or device, `"demo"`, `"synthetic"`, array (n, H, W, 3), iterable of frames
+    spec, # file, folder, address, camera number or device, `"demo"`, `"synthetic"`, array (n, H, W, 3), or frames
     start=0, # frames to skip first
     limit=None, # frames to give at most, None for all
 ) -> Source:

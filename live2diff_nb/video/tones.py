@@ -69,10 +69,9 @@ def roll_off(
 def to_screen(
     codes, # (n, 3) in 0..1, of red, green, blue
     transfer, # H.273's number; what is neither HLG nor PQ nor linear is ordinary video
-    primaries, # H.273's number; unspecified ones of HLG and PQ are BT.2020's
+    primaries, # H.273's number; those that are not in `WIDE` are the screen's
 ) -> np.ndarray: # (n, 3) in 0..1, BT.709
     "What an ordinary screen should show."
-    if primaries == UNSPECIFIED and transfer in (HLG, PQ): primaries = BT2020
     native = to_xyz(WIDE.get(primaries, SCREEN))
     light = LIGHT[transfer](codes, native[1]) if transfer in LIGHT else codes ** 2.4
     signal = np.maximum(light @ np.linalg.solve(to_xyz(SCREEN), native).T, 0) ** (1 / 2.4)
@@ -81,7 +80,7 @@ def to_screen(
 # %% ../../nbs/video/tones.ipynb #tones019
 GRID = 65
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def tone_table(
     transfer, # H.273's number
     primaries, # H.273's number
