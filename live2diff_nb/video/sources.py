@@ -120,7 +120,7 @@ def open_file(
                                 "check the name, or write `demo` for the bundled clip")
     if path.suffix.lower() in IMAGES:
         if (count := picture_count(path)) > 1:
-            warnings.warn(f"{path} holds {count} pictures, only the first is taken: save it as a gif or mp4 to have all")
+            warnings.warn(f"{path} holds {count} pictures, only the first is taken: save it as a gif to have all")
         return Source(lambda: (p for p in [path]), read_image, 25.0, 1, str(path), start, limit, path=path)
     return Source(lambda: read_video(path), rgb_frame, *probe_video(path), str(path), start, limit,
                   moment=stamp, path=path)
