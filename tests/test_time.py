@@ -237,6 +237,15 @@ def test_sound_stays_in_step(tmp_path, sound, name, picture, options, start):
     assert source.ended
 
 
+def test_films_that_were_glued_together_stay_in_step(tmp_path):
+    once = beeps(tmp_path / "a.ts").read_bytes()
+    (tmp_path / "twice.ts").write_bytes(once + once)
+    source = copied(tmp_path / "twice.ts", tmp_path / "b.mp4")
+    begins, white, *_ = heard(tmp_path / "b.mp4")
+    assert np.allclose(source.times, np.arange(160) / 25, atol=1e-3) and len(white) == 6 == len(begins)
+    assert np.abs(begins - white).max() < 0.05
+
+
 def test_sound_is_cut_where_the_frames_are(tmp_path):
     given = beeps(tmp_path / "a.mp4")
     copied(given, tmp_path / "b.mp4", start=5, limit=20)
