@@ -55,7 +55,7 @@ class Sound:
         until, # seconds since the first frame
     ):
         "Everything that is heard before `until` goes into the new film."
-        if self.packets is None: self.packets = self._copies() if self.copied else self._encoded()
+        if self.packets is None: self._begin()
         try:
             while (held := self.held or next(self.packets, None)) and held[0] < until:
                 self.held = None
@@ -66,28 +66,36 @@ class Sound:
             warnings.warn(f"the sound of {self.source.path} is damaged, the rest of it is left out")
             self.packets, self.held = iter(()), None
 
+    def _begin(self):
+        self.zero, self.due = self.source.line.began or 0.0, None # stamp of 0 s; end of the sound so far, seconds
+        if self.zero > 30: self.film.seek(int((self.zero - 10) * av.time_base))
+        self.packets = self._copies() if self.copied else self._encoded()
+
+    def _place(self, stamp, length):
+        "When a piece of sound begins in the new film, seconds."
+        begin = self.due or 0.0 if stamp is None else stamp - self.zero
+        if self.due is not None and begin < self.due - 1: # the clock starts again: what follows is joined on
+            self.zero, begin = stamp - self.due, self.due
+        self.due = begin + length
+        return begin
+
     def _copies(self):
         "Pairs (middle in seconds, packet) with new stamps."
-        base, began, due = self.track.time_base, self.source.line.began or 0.0, 0.0
-        if began > 30: self.film.seek(int((began - 10) * av.time_base))
+        base = self.track.time_base
         for packet in self.film.demux(self.track):
-            stamp = packet.dts if packet.pts is None else packet.pts
-            begin = due if stamp is None else float(stamp * base) - began
-            length = float((packet.duration or 0) * base)
-            due = begin + length
-            hidden = packet.is_discard and begin >= 0 # by an edit list
-            if not packet.size or hidden or due < -1e-6: continue
+            if not packet.size: continue
+            stamp, length = packet.dts if packet.pts is None else packet.pts, float((packet.duration or 0) * base)
+            begin = self._place(None if stamp is None else float(stamp * base), length)
+            if self.due < -1e-6 or packet.is_discard and begin >= 0: continue # before the first frame, or hidden
             packet.pts = packet.dts = round(begin / base)
             packet.stream = self.out
             yield begin + length / 2, packet
 
     def _frames(self):
         "Decoded sound with new stamps, and None at the end."
-        began = self.source.line.began or 0.0
-        if began > 30: self.film.seek(int((began - 10) * av.time_base))
         for frame in self.film.decode(self.track):
-            begin = (frame.time or 0.0) - began
-            if begin + frame.samples / frame.sample_rate <= 0: continue
+            begin = self._place(frame.time, frame.samples / frame.sample_rate)
+            if self.due <= 0: continue
             frame.pts = round(begin / frame.time_base)
             yield frame
         yield None
