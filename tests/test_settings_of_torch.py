@@ -61,7 +61,7 @@ def test_around_loading_and_streaming(files, plain, around):
     assert np.array_equal(run(tiny, files, AROUND[around], AROUND[around]), plain[tiny])
 
 
-@pytest.mark.parametrize("around", ["device", "inference_mode", "float64"])
+@pytest.mark.parametrize("around", ["device", "inference_mode"])
 def test_around_loading_or_streaming_alone(files, plain, around):
     assert np.array_equal(run(tiny, files, loading=AROUND[around]), plain[tiny])
     assert np.array_equal(run(real, files, AROUND[around], AROUND[around]), plain[real])
