@@ -184,3 +184,14 @@ def test_edits_while_streaming(pair):
     assert len(by_graph) == len(by_torch) == 19
     assert max(np.abs(np.int16(a) - b).max() for a, b in zip(by_graph, by_torch)) <= 1
     assert all(np.abs(np.int16(a) - b).mean() > 1 for a, b in zip(by_graph[9:13], plain[9:]))
+
+
+def test_stopped_while_weights_are_copied(models, inputs, monkeypatch):
+    "Ctrl-C while a graph gets its copy: it gets it at the next frame, and runs again."
+    import live2diff_nb.weights.copies as copies
+    graph = models["runner"].graphs["depth"]
+    def stopped(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(copies, "open_session", stopped)
+        with pytest.raises(KeyboardInterrupt): graph.copy.renew()
+    assert graph(inputs[0]) is not None and graph.copy.session is not None

@@ -75,19 +75,21 @@ class GraphCopy:
 
     def renew(self):
         "Copy the present weights."
+        self.watch = self.weights = self.session = None              # stopped on the way, it is tried again
         found = asked_for(self.path, self.build())
         kinds = {name: (value.shape, value.dtype, value.device) for name, value in found.items()}
         self.kinds = self.kinds or kinds
-        self.watch, self.weights, self.session = Watch(self.model, found), None, None
+        watch = Watch(self.model, found)
         if kinds == self.kinds:
             self.weights = copied(found)
             self.session = open_session(self.path, self.weights)
+        self.watch = watch
 
     def ready(self) -> bool:
         "Bring the copy up to date; False where the weights do not fit the graph."
-        if self.watch.changed(): self.renew()
+        if self.watch is None or self.watch.changed(): self.renew()
         return self.session is not None
 
     def compare(self):
         "Look at every number once, and bring the copy up to date."
-        if self.watch.changed() or self.weights and self.watch.differs(self.weights): self.renew()
+        if self.watch is None or self.watch.changed() or self.weights and self.watch.differs(self.weights): self.renew()
