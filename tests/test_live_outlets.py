@@ -251,22 +251,32 @@ def test_translate_replays_the_file(make, pipe, tmp_path, monkeypatch, capsys):
     saved = read_settings(file)
     assert saved["prompt"] == "a fox" and "fade" not in saved
     pipe.prompt, pipe.style, pipe.strength = "", "starry night", 0.3
-    base = ["translate", "demo", "--limit", "10"]
-    frames = {}
-    for name, words in dict(file=["--settings", str(file)],
-                            typed="--prompt,a fox,--style,etching,--strength,0.5,--seed,11".split(","),
-                            wins=["--settings", str(file), "--seed", "12"]).items():
-        assert main([*base[:2], f"{name}.mp4", *base[2:], *words]) == 0, capsys.readouterr().err
-        frames[name] = np.stack(list(open_source(f"{name}.mp4")))
-    assert np.array_equal(frames["file"], frames["typed"]) and not np.array_equal(frames["file"], frames["wins"])
+    base, frames = ["translate", "demo", "out.mp4", "--limit", "9", "--seed", "12"], []
+    for words in (["--settings", str(file)], "--prompt,a fox,--style,etching,--strength,0.5".split(",")):
+        assert main([*base, *words]) == 0, capsys.readouterr().err           # the seed is typed: it wins
+        frames.append(np.stack(list(open_source("out.mp4"))))
+        Path("out.mp4").unlink()
+    assert np.array_equal(*frames)
     for text, said in (('{"colour": 1}', "colour"), ("{", "no JSON"), ('{"steps": "two"}', "steps in")):
         Path("wrong.json").write_text(text)
         capsys.readouterr()
-        assert main([*base[:2], "x.mp4", "--settings", "wrong.json"]) == 2
+        assert main([*base, "--settings", "wrong.json"]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and "wrong.json" in lines[0] and said in lines[0]
-    assert main([*base[:2], "x.mp4", "--settings", "none.json"]) == 2
-    assert "none.json cannot be read" in capsys.readouterr().err and not Path("x.mp4").exists()
+    assert main([*base, "--settings", "none.json"]) == 2
+    assert "none.json cannot be read" in capsys.readouterr().err and not Path("out.mp4").exists()
+
+
+def test_a_wrong_setting_is_said_while_nothing_runs(make):
+    live = make()
+    live.desk.receive(dict(kind="hello", page="p"))
+    for value in (100, 2.5, "x"):
+        live.said.clear()
+        live.desk.receive(dict(kind="set", page="p", name="size", value=value))
+        said, = (content["error"] for content, _ in live.said)
+        assert str(value) in said and "\n" not in said
+    live.desk.receive(dict(kind="set", page="p", name="size", value=128))
+    assert not live.status()["error"]
 
 
 # ---- films ---------------------------------------------------------------------------------------------------------

@@ -365,7 +365,7 @@ class View {
     $.full.onclick = () => document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen?.();
     $.side.onchange = () => this.side(+$.side.value);
     const send = (name, read) => $[name].addEventListener("change", () => { const value = read($[name]); if (value !== null) pump.set(name, value); });
-    const count = e => e.checkValidity() && e.value !== "" ? Math.round(+e.value) : null;
+    const count = e => e.value === "" ? null : +e.value;               // what cannot be is refused by the kernel, in a sentence
     send("prompt", e => e.value);
     $.style.onchange = () => pump.set("style", $.style.value || null);
     send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count); send("fit", e => e.value);

@@ -107,8 +107,9 @@ class Desk:
         handlers: dict,        # kind of a message: function, called as function(page, *buffers, **fields)
         channel,               # called as channel(content, buffers): the widget's own channel
         socket: bool = False,  # offer a socket on 127.0.0.1 too
+        told=lambda: None,     # called when a setting was refused: a stopped stream tells nothing by itself
     ):
-        self.handlers, self.refused, self.complaint = handlers, 0, ""
+        self.handlers, self.refused, self.complaint, self.told = handlers, 0, "", told
         self.socket = Loopback(self._from_socket, self._line_gone) if socket else None
         self.pages = Pages(channel, self.socket)
 
@@ -134,6 +135,7 @@ class Desk:
             self.handlers[kind](page, *buffers, **fields)
         except (ValueError, OSError) as error:   # refused by the rules here, by the pipeline's, or by the disk
             self.refuse(error)
+            if isinstance(content, dict) and content.get("kind") == "set": self.told()
 
     def refuse(
         self,

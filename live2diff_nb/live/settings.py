@@ -149,8 +149,9 @@ def reserve(
 # %% ../../nbs/live/settings.ipynb #5e770017
 _prompt = lambda value: text(1000)(value) or (
     isinstance(value, dict) and bool(value) and all(map(text(1000), value.values())))
-SAVED = {**{name: SETTINGS[name] for name in ("style", "strength", "steps", "fit", "prompts")}, "prompt": _prompt, "fade": text(40),
-         "seed": whole(-2**63, 2**64 - 1), "size": lambda value: row(2, whole(1, 10_000))(value) and len(value) == 2,
+SAVED = {**{name: SETTINGS[name] for name in ("style", "strength", "steps", "fit", "prompts")},
+         "prompt": _prompt, "fade": text(40), "seed": whole(-2**63, 2**64 - 1),
+         "size": lambda value: row(2, whole(1, 10_000))(value) and len(value) == 2,
          "lora": lambda value: isinstance(value, dict) and all(map(number(-100, 100), value.values()))}
 
 

@@ -149,7 +149,8 @@ class LiveTranslator(anywidget.AnyWidget):
         model, feed = as_model(pipe, size), Feed(source)
         self.source, self.troubles, self.reports = source, Counter(), {}
         self.controls, self.recorder = Controls(model, seed, target, adaptive), Recorder(folder)
-        self.desk = Desk({kind: partial(answer, self) for kind, answer in HANDLERS.items()}, self.send, socket)
+        answers = {kind: partial(answer, self) for kind, answer in HANDLERS.items()}
+        self.desk = Desk(answers, self.send, socket, self.tell_status)
         super().__init__(config=dict(
             socket=self.desk.url, pipeline=bool(model.settings()), styles=model.styles, side=side, mirror=feed.mirror,
             sizes=[size for size in SIZES if size % model.multiple == 0]))
@@ -251,7 +252,7 @@ class LiveTranslator(anywidget.AnyWidget):
         self,
         folder=None,  # None: the one of the recordings
     ) -> Path:        # a new file
-        "Save what the stream was asked for, with its changes of prompt, for `translate --settings` and `load_settings`."
+        "Save what the stream was asked for, its changes of prompt too: for `translate --settings`, `load_settings`."
         return save_settings(self.controls.saved(), self.recorder.folder if folder is None else folder)
 
     def load_settings(
