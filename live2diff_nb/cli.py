@@ -92,7 +92,8 @@ def run(
     from live2diff_nb.video.sources import side_by_side
     kept, first = deque(), None
     frames = keep(source, kept, *args.size) if args.side_by_side else source
-    options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed)
+    options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed,
+                   fade=args.fade, on_cut=args.on_cut, fps=source.fps)
     with Stop() as stop, progress(pipe.stream(frames, **options), source.frames, "translate") as bar:
         for frame in bar:
             sink.write(side_by_side(kept.popleft(), frame) if args.side_by_side else frame)

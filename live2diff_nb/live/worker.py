@@ -38,7 +38,7 @@ class StreamTranslator:
         seed: int = 0,  # same seed, same frames
     ):
         self.pipe, self.tags, self.judge = pipe, deque(), None
-        self.session = Session(pipe, seed, pipe.fixed_noise, "cut")
+        self.session = Session(pipe, seed, pipe.fixed_noise, "cut", on_cut="repeat")      # a cut is no pause
 
     def skip_similar(
         self,
@@ -60,8 +60,8 @@ class StreamTranslator:
         if self.judge and self.judge.skip(picture):
             return Shown(note="same")
         self.tags.append(tag)
-        encoded, before = self.pipe.encode(picture, self.session.scale), self.session.version
-        ready, seen = self._push(encoded, watch)
+        before = self.session.version
+        ready, seen = self._push(picture, watch)
         changed = self.session.version != before           # it notices a change itself, at this moment
         tags = [self.tags.popleft() for _ in ready]
         if changed and tags and tags[-1] is not tag:       # made before the change
@@ -71,13 +71,13 @@ class StreamTranslator:
             return Shown(note=f"warming up {warm} of {self.pipe.warmup}", changed=changed, seen=seen)
         return Shown(tags[-1], self.session.to_frames(ready[-1])[0], changed=changed, seen=seen)
 
-    def _push(self, encoded: tuple, watch: Watch | None) -> tuple:
+    def _push(self, picture: torch.Tensor, watch: Watch | None) -> tuple:
         "`(latents that are ready, what was seen)`; nothing is seen of the warmup, or of an engine that ends here."
         engine = self.session.engine
         if watch is None or engine is None:
-            return self.session.push(encoded), None
+            return self.session.take(picture), None
         with watch.on(engine):
-            ready = self.session.push(encoded)
+            ready = self.session.take(picture)
         caught = self.session.engine is engine and watch.weights is not None
         return ready, engine_picture(engine, watch) if caught else None
 

@@ -58,8 +58,9 @@ class CutJudge:
         least: float = 12.0,   # grey levels of mean difference below which nothing is a cut
         factor: float = 1.5,   # times the largest of the last differences
         alike: float = 0.55,   # likeness above which it is the same scene
+        sure: float = 0.8,     # likeness above which two frames after a cut are the same new scene
     ):
-        self.least, self.factor, self.alike = least, factor, alike
+        self.least, self.factor, self.alike, self.sure = least, factor, alike, sure
         self.forget(None)
 
     def forget(
@@ -107,7 +108,7 @@ class CutJudge:
         if np.abs(small - self.last).mean() < gap / 2 or likeness(self.last, small) > self.alike:      # a flash
             self.last = small
             return [(before, False), (picture, False)]
-        cut = np.abs(small - odd).mean() < gap / 2
+        cut = np.abs(small - odd).mean() < gap / 2 or likeness(odd, small) > self.sure
         if cut: self.forget(odd)
         self.last = odd
         return [(before, cut), *self.look(picture, small)]
