@@ -10,7 +10,7 @@ __all__ = ['CHECKS', 'SECONDS', 'check_prompt', 'check_style', 'check_strength',
 import re
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -126,8 +126,9 @@ class Settings:
         self,
         given: dict,       # name -> value, in the copy alone
     ) -> "Settings":
-        "Settings of one stream."
-        own = replace(self)
+        "Settings of one stream. What is set already is not checked again: a file may be gone since."
+        own = object.__new__(Settings)
+        own.__dict__.update(self.__dict__, times_set=Counter(), lora=dict(self.lora))
         own.update(given)
         return own
 
