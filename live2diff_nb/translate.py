@@ -13,7 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from .video.images import image_files
-from .video.times import at_rate
+from .video.times import Source, at_rate
 from .video.container import film_files
 from .video.shown import resize_frame, side_by_side
 from .video.sources import open_source
@@ -68,10 +68,11 @@ def run(
 ) -> float: # when the first frame was there, by `time.perf_counter`; None if there was none
     "Translate every frame and write it at its time, until the end or Ctrl-C."
     kept, first = deque(), None
-    frames = keep(film, kept, *args.size, args.fit) if args.side_by_side else film
+    both = Source(lambda: keep(film, kept, *args.size, args.fit), fps=film.fps, frames=film.frames, name=film.name,
+                  moment=lambda _: (film.times[-1], None)) # the same times
     options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed)
     if args.fit != "crop": options["fit"] = args.fit
-    with progress(pipe.stream(frames, **options), film.frames, "translate") as bar:
+    with progress(pipe.stream(both if args.side_by_side else film, **options), film.frames, "translate") as bar:
         for number, frame in enumerate(bar):
             if args.side_by_side: frame = side_by_side(kept.popleft(), frame)
             begin, end = film.line.span(number)

@@ -147,7 +147,7 @@ class Intake:
             high, wide = size_like((h, w), m.height, m.width, step)
             warnings.warn(f"{lost:.0%} of each frame ({w} x {h}) is cut away to fill {m.width} x {m.height}: "
                           f"fit=\"pad\" keeps all of it, and so does a working size of its shape, {wide} x {high}",
-                          stacklevel=4)
+                          stacklevel=3)
         turn = (h / w) / (before[0] / before[1])
         return max(turn, 1 / turn) > 1.25
 

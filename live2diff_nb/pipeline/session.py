@@ -71,7 +71,8 @@ class Session:
 
     def follow(self):
         "Take over what was set in the pipeline; a prompt that is set ends its schedule."
-        for name in self.settings.follow(self.base, self.seen): self.travels.pop(name, None), self.stages.pop(name, None)
+        for name in self.settings.follow(self.base, self.seen):
+            self.travels.pop(name, None), self.stages.pop(name, None)
         self.seen = self.base.times_set.copy()
 
     def at(

@@ -10,7 +10,7 @@ __all__ = ['CHECKS', 'SECONDS', 'check_prompt', 'check_style', 'check_strength',
 import re
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ class Settings:
     def __setattr__(self, name, value):
         if name in CHECKS: CHECKS[name](self.models, value)
         elif name not in self.__dataclass_fields__: raise AttributeError(f"there is no setting {name!r}")
-        own, value = self.__dict__, dict(value) if name == "lora" else value  # whoever keeps the dict changes nothing here
+        own, value = self.__dict__, dict(value) if name == "lora" else value   # a dict of our own
         scheduled = name in ("steps", "strength") and own.get("schedule")     # a file's timesteps hold until then
         renewed = name in ("lora", "style") and self.models.loras.stale          # a file was written anew
         if name in CHECKS and (scheduled or renewed or own.get(name) != value): own["version"] = self.version + 1
@@ -126,8 +126,9 @@ class Settings:
         self,
         given: dict,       # name -> value, in the copy alone
     ) -> "Settings":
-        "Settings of one stream."
-        own = replace(self)
+        "Settings of one stream. What is set already is not checked again: a file may be gone since."
+        own = object.__new__(Settings)
+        own.__dict__.update(self.__dict__, times_set=Counter(), lora=dict(self.lora))
         own.update(given)
         return own
 
@@ -215,7 +216,8 @@ def mix_texts(
     share: float,  # of b, 0..1
 ) -> Tensor:       # (1, tokens, dim)
     "An embedding between two, as long as they are."
-    mixed, sizes = torch.lerp(a, b, share), torch.lerp(a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True), share)
+    mixed = torch.lerp(a, b, share)
+    sizes = torch.lerp(*(text.norm(dim=-1, keepdim=True) for text in (a, b)), share)
     return mixed * (sizes / mixed.norm(dim=-1, keepdim=True).clamp(min=1e-6))
 
 
