@@ -221,7 +221,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for run_it, text in COMMANDS.items():
         about = f"{text[0].upper()}{text[1:]}."
-        command = commands.add_parser(run_it.__name__, help=text, description=about, add_help=run_it not in (bench, evaluate))
+        helps = run_it not in (bench, evaluate)
+        command = commands.add_parser(run_it.__name__, help=text, description=about, add_help=helps)
         command.set_defaults(run=run_it)
         if run_it in (translate, info): model_options(command)
         if run_it is translate: translate_options(command)
