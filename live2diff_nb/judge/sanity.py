@@ -78,7 +78,7 @@ def marks_of(
     "What a row is marked with."
     detail, follow = row.get("detail"), row.get("follow")
     found = [f"detail {100 * (detail - 1):+.0f} %"] if detail is not None and detail < LEAST_DETAIL else []
-    return found + ([f"follows {follow:.2f}"] if follow is not None and follow < LEAST_FOLLOW else [])
+    return found + ([f"follows {round(follow, 2) + 0.0:.2f}"] if follow is not None and follow < LEAST_FOLLOW else [])
 
 
 def ranked(

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 VALIDATION = {
     "vtest": Entry("still", "opencv-doc", "vtest.avi"), "Megamind": Entry("moving", "opencv-doc", "Megamind.avi"),
-    "tree": Entry("still", "opencv-doc", "tree.avi"), "demo": Entry("still", "live2diff-nb"),
+    "tree": Entry("still", "opencv-doc", "tree.avi"), "demo": Entry("moving", "live2diff-nb"),
     "rendered 1": Entry("moving", "rendered", seed=6_100, number=0),
     "rendered 2": Entry("moving", "rendered", seed=6_100, number=1, speed=1.5),
     "at rest": Entry("still", "rendered", seed=6_100, number=2, speed=0.0)}
