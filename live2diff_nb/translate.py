@@ -70,8 +70,8 @@ def run(
     kept, first = deque(), None
     both = Source(lambda: keep(film, kept, *args.size, args.fit), fps=film.fps, frames=film.frames, name=film.name,
                   moment=lambda _: (film.times[-1], None)) # the same times
-    options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed)
-    if args.fit != "crop": options["fit"] = args.fit
+    options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed,
+                   fit=args.fit, fade=args.fade, on_cut=args.on_cut)
     with progress(pipe.stream(both if args.side_by_side else film, **options), film.frames, "translate") as bar:
         for number, frame in enumerate(bar):
             if args.side_by_side: frame = side_by_side(kept.popleft(), frame)
@@ -103,6 +103,7 @@ def restyle(
     parts = dict(decode=film.seconds, **pipe.timings, encode=sink.seconds)
     waited = first and first - began
     print(summary(sink.frames, seconds, waited, list(pipe.latencies), parts, memory_text(args.device)))
+    if args.seed is None: print("seed        ", pipe.seed)
     print("saved       ", output if sink.frames else "nothing, it was stopped before the first frame")
     return stop.asked
 
