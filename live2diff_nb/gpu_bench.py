@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import torch
 
-from .gpu import (check_captured, check_half, check_memory_flat, measure_step, measure_whole, random_pipe,
-                              seconds_of)
+from .gpu import measure_step, measure_whole, random_pipe, seconds_of
+from .gpu_checks import check_captured, check_half, check_memory_flat
 from .pipeline.live2diff import Live2Diff
 
 # %% ../nbs/gpu_bench.ipynb #f3367c7d
