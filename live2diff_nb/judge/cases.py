@@ -8,8 +8,6 @@ __all__ = ['open_weights', 'validation_clips', 'test_clips', 'load_frames', 'Cas
 # %% ../../nbs/judge/cases.ipynb #cc250cbe
 from pathlib import Path
 
-import numpy as np
-
 from ..data.teachers import TEACHERS
 from ..data.worlds import exact_motion
 from .metrics import clip_depth, motion

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..engine.lcm import pick_timesteps
-from ..engine.stream import StreamDenoiser, denoise_chunk
+from ..engine.stream import StreamDenoiser
 from ..engine.unet import chunk_views
 from .variants import latents_of, stream_latents
 from ..pipeline.frames import Models, prepare_frame, style_parts

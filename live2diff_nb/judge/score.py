@@ -11,8 +11,9 @@ from functools import partial
 import numpy as np
 import torch
 
+from .baselines import METHODS as BASELINES
 from .cases import Case
-from .metrics import clip_score, depth_mse, motion, style_distance, style_statistics, warp_error
+from .metrics import clip_score, depth_mse, motion, style_distance, warp_error
 from .sanity import blurred, detail_ratio, follow_share, frozen, own_distance
 from .slices import flicker
 from .variants import one_by_one, translate
@@ -61,6 +62,7 @@ METHODS = { # name -> pipe -> method; the first that is asked for is the one tha
     "ours_flat": partial(Way, name="ours_flat", title="stream without depth", depth=False),
     "alone": partial(Way, name="alone", title="frame by frame, one noise", run=one_by_one, fixed=True),
     "alone_fresh": partial(Way, name="alone_fresh", title="frame by frame, fresh noise", run=one_by_one, fixed=False)}
+METHODS |= {name: make for name, make in BASELINES.items() if not name.startswith("ours")}
 
 def pick_methods(
     pipe: Live2Diff, # the weights

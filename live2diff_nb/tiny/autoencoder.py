@@ -6,8 +6,6 @@
 __all__ = ['smooth_grey', 'sample_crop', 'vae_batch', 'edge_loss', 'noisy', 'vae_loss', 'train_vae', 'finish_decoder', 'one_crop']
 
 # %% ../../nbs/tiny/autoencoder.ipynb #0252622f
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F

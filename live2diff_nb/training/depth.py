@@ -6,8 +6,6 @@
 __all__ = ['DEPTH_STAGES', 'scene_batch', 'align', 'depth_loss', 'seen_by_camera', 'train_depth', 'scene_loss']
 
 # %% ../../nbs/training/depth.ipynb #ffc892c0
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
