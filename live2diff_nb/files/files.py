@@ -31,7 +31,6 @@ NOT_WEIGHTS = {
     b"{": "is a text file, not weights: give the .safetensors or .ckpt file beside it"}
 PARTIAL = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp", ".aria2")
 
-
 def sniff(
     path: str | Path,  # of a file
 ) -> str:              # "safetensors", "zip" (torch.save) or "pickle" (torch.save before version 1.6)
@@ -57,7 +56,6 @@ SCRIPT = "is a program of TorchScript, not weights: get the .safetensors version
 BROKEN = (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError,
           AssertionError, MemoryError, ImportError, struct.error)
 
-
 def load_pickle(
     path: Path,  # of a file by `torch.save`
 ) -> dict:
@@ -79,7 +77,6 @@ def load_pickle(
 
 # %% ../../nbs/files/files.ipynb #d73af6f7
 WRAPPERS = ("state_dict", "model", "module", "params_ema", "params")
-
 
 def unwrap(
     found,             # what a pickle held
@@ -136,7 +133,6 @@ def open_weights(
 
 # %% ../../nbs/files/files.ipynb #26b6b992
 PORTION = 64 * 2**20   # bytes of a file that are in memory beside what has been read
-
 
 def portions(
     names: list[str],  # of tensors

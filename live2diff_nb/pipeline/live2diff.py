@@ -233,5 +233,5 @@ class Live2Diff(Pipeline):
         self.seed, self.latencies = whole_seed(seed), deque(maxlen=10_000)
         fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
         session = Session(self, self.seed, fixed_noise, change, on_cut=on_cut, given=given, travels=travels)
-        self.models.times = session.times                                      # `timings` are those of the latest stream
+        self.models.times = session.times                                      # `timings` is of the latest stream
         return run_session(session, source, None if similar is None else SimilarFilter(similar), self.latencies, fps)

@@ -64,7 +64,8 @@ def main_track(
     tracks, # of one kind, e.g. `container.streams.audio`
 ): # av stream, or None
     "The default track, else the first; None of none."
-    return next((track for track in tracks if track.disposition & av.stream.Disposition.default), next(iter(tracks), None))
+    named = (track for track in tracks if track.disposition & av.stream.Disposition.default)
+    return next(named, next(iter(tracks), None))
 
 def picture_track(
     container, # from `open_film`
