@@ -87,6 +87,8 @@ SETTERS = {
     "strength": lambda controls, value: controls.model.set("strength", value),
     "steps": set_steps, "size": set_size, "seed": set_seed, "adaptive": set_adaptive,
     "prompts": set_prompts, "at": set_at, "step": set_step,
+    "keep": lambda controls, value: set_prompts(controls, [*controls.prompts.row, value]),
+    "drop": lambda controls, value: set_prompts(controls, [each for each in controls.prompts.row if each != value]),
     "fit": lambda controls, value: setattr(controls, "fit", value),
     "target": lambda controls, value: setattr(controls.quality, "target", float(value)),
     "engine": lambda controls, value: setattr(controls.view, "open", value),
