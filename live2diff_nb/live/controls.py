@@ -50,7 +50,9 @@ def set_prompts(
     value: list,           # prompts
 ):
     "Another row of prompts; one that stands in it twice stays once."
-    controls.prompts.row = list(dict.fromkeys(map(str.strip, value)))
+    row = list(dict.fromkeys(map(str.strip, value)))
+    if len(row) > 100: raise Refused("a row has 100 prompts at most: take one out first")
+    controls.prompts.row = row
 
 
 def set_at(
