@@ -370,12 +370,10 @@ class View {
     $.style.onchange = () => pump.set("style", $.style.value || null);
     send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count); send("fit", e => e.value);
     send("adaptive", e => e.checked); send("layer", e => +e.value); send("location", e => +e.value);
-    const row = () => pump.status.settings.prompts || [];
-    $.keep.onclick = () => { const prompt = ($.prompt.value || "").trim(); if (prompt && !row().includes(prompt)) pump.set("prompts", [...row(), prompt]); };
+    $.keep.onclick = () => { const prompt = ($.prompt.value || "").trim(); if (prompt) pump.set("keep", prompt); };
     $.next.onclick = () => pump.set("step", 1);
     $.previous.onclick = () => pump.set("step", -1);
     $.save.onclick = () => pump.send({kind: "save"});
-    this.drop = n => pump.set("prompts", row().filter((_, k) => k !== n));
     $.strength.oninput = () => $.strengthshown.textContent = (+$.strength.value).toFixed(2);
     $.inside.ontoggle = () => pump.set("engine", [...pump.views].some(view => view.$.inside.open));
     const cut = x => { const box = $.stage.getBoundingClientRect(); this.cut(100 * (x - box.left) / box.width); };
@@ -446,8 +444,8 @@ class View {
         chip.className = "chip"; paint.className = "paint"; paint.textContent = paint.title = prompt; away.className = "away"; away.textContent = "×";
         away.title = "take it out of the row (Delete)"; away.ariaLabel = `take out: ${prompt}`;
         paint.onclick = () => pump.set("at", n);
-        away.onclick = () => this.drop(n);
-        paint.onkeydown = e => { if (e.key === "Delete") this.drop(n); };
+        away.onclick = () => pump.set("drop", prompt);
+        paint.onkeydown = e => { if (e.key === "Delete") pump.set("drop", prompt); };
         chip.append(paint, away); $.chips.append(chip);
       });
     }

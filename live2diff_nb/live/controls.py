@@ -50,7 +50,9 @@ def set_prompts(
     value: list,           # prompts
 ):
     "Another row of prompts; one that stands in it twice stays once."
-    controls.prompts.row = list(dict.fromkeys(map(str.strip, value)))
+    row = list(dict.fromkeys(map(str.strip, value)))
+    if len(row) > 100: raise Refused("a row has 100 prompts at most: take one out first")
+    controls.prompts.row = row
 
 
 def set_at(
@@ -87,6 +89,8 @@ SETTERS = {
     "strength": lambda controls, value: controls.model.set("strength", value),
     "steps": set_steps, "size": set_size, "seed": set_seed, "adaptive": set_adaptive,
     "prompts": set_prompts, "at": set_at, "step": set_step,
+    "keep": lambda controls, value: set_prompts(controls, [*controls.prompts.row, value]),
+    "drop": lambda controls, value: set_prompts(controls, [each for each in controls.prompts.row if each != value]),
     "fit": lambda controls, value: setattr(controls, "fit", value),
     "target": lambda controls, value: setattr(controls.quality, "target", float(value)),
     "engine": lambda controls, value: setattr(controls.view, "open", value),

@@ -65,11 +65,13 @@ def one_of(
     return lambda value: isinstance(value, str) and value in words
 
 # %% ../../nbs/live/settings.ipynb #5e770008
+_words = lambda value: bool(text(1000)(value) and value.strip())
+
 SETTINGS = {
     "prompt": text(1000), "style": lambda value: value is None or text(100)(value), "strength": number(0, 1),
     "steps": whole(1, 50), "seed": whole(0, 2**31 - 1), "size": whole(32, 2048), "adaptive": flag,
     "target": number(1, 120), "fit": one_of("crop", "pad", "stretch"), "at": whole(0, 99), "step": whole(-99, 99),
-    "prompts": row(100, lambda value: text(1000)(value) and value.strip()),
+    "prompts": row(100, _words), "keep": _words, "drop": _words,
     "engine": flag, "layer": whole(0, 10_000), "location": whole(0, 10_000_000)}
 
 
