@@ -466,10 +466,12 @@ def test_a_row_of_prompts(desk):
     prompt = lambda: desk.view(".prompt").input_value()
     desk.key("n")                                                              # around the end
     wait_for(lambda: prompt() == "a fox" and pressed() == ["true", "false"])
+    desk.paints(2)                                                             # what is never painted is not saved
     for act, wanted in ((lambda: desk.key("p"), "starry night"), (chips.first.click, "a fox"),
                         (lambda: desk.click(".next"), "starry night")):
         act()
         wait_for(lambda: prompt() == wanted)
+        desk.paints(2)
     desk.click(".save")
     link = desk.view(".film a")
     wait_for(lambda: link.count() and link.inner_text().endswith(".json"))
