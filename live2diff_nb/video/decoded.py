@@ -21,7 +21,7 @@ av = lazy_loader.load("av")          # slow to import, and only films need it
 # %% ../../nbs/video/decoded.ipynb #decod011
 MATRICES = {0, BT709, UNSPECIFIED, 3, 4, 5, 6, 7, BT2020}      # H.273's numbers of those that FFmpeg computes
 TRANSFERS = {0, 1, UNSPECIFIED, 3, 4, 5, 6, 7, LINEAR, 11, 12, 13, 14, 15, PQ, HLG}
-ODD = ("bayer", "xyz")                                         # pixel formats: sensor data, cinema's X, Y, Z
+ODD = ("bayer", "xyz", "yaf32")     # pixel formats: sensor data, cinema's X, Y, Z, one that stops FFmpeg dead
 
 @dataclass
 class Marks:
@@ -108,8 +108,13 @@ def rgb_frame(
     matrix = display_matrix(frame)
     alpha = frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
     width, height = round(frame.width * max(marks.aspect, 1)), round(frame.height / min(marks.aspect, 1))
-    image = on_screen(frame, marks).reformat(width, height, "rgba" if alpha else "rgb24",
-                                             interpolation=None if marks.aspect == 1 else "BICUBIC").to_ndarray()
+    how = None if marks.aspect == 1 else "BICUBIC"
+    try:
+        image = on_screen(frame, marks).reformat(width, height, "rgba" if alpha else "rgb24", interpolation=how)
+        image = image.to_ndarray()
+    except av.FFmpegError:
+        raise ValueError(f"{marks.name} cannot be shown right: nothing here makes RGB of its pixel format "
+                         f"{frame.format.name}; convert it first, with the program that made it") from None
     if alpha: image = np.asarray(over(Image.fromarray(image), background))
     return np.ascontiguousarray(upright(image, matrix))
 
