@@ -224,7 +224,8 @@ def measure_whole(
     before = dict(pipe.timings)
     found = each_frame(feed, range(frames))
     wait(pipe.device)
-    parts = {name: (total - before.get(name, 0)) / frames for name, total in pipe.timings.items()}
+    grown = {name: total - before.get(name, 0) for name, total in pipe.timings.items()}
+    parts = {name: seconds / frames for name, seconds in grown.items() if seconds}
     late = {f"latency_{q}": steps * found[f"frame_{q}"] for q in ("p50", "p95")}     # it leaves T - 1 frames later
     memory = torch.cuda.max_memory_allocated() if pipe.device.type == "cuda" else None
     return {**found, **late, "parts": parts, "waits": waited, "memory": memory}

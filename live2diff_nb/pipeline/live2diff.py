@@ -15,6 +15,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
+from ..engine.capture import PartTimes
 from ..engine.noise import whole_seed
 from .frames import Models, SimilarFilter
 from .intake import Intake, Ledger, frames_of, until_error
@@ -231,7 +232,7 @@ class Live2Diff(Pipeline):
         given = {name: value for name, value in given.items() if value is not None}
         if prompt is not None and style is None and not self.prompt_keeps_style: given["style"] = None
         self.seed, self.latencies = whole_seed(seed), deque(maxlen=10_000)
+        self.models.times = PartTimes(self.models.device)                      # running streams keep theirs
         fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
         session = Session(self, self.seed, fixed_noise, change, on_cut=on_cut, given=given, travels=travels)
-        self.models.times = session.times                                      # `timings` is of the latest stream
         return run_session(session, source, None if similar is None else SimilarFilter(similar), self.latencies, fps)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..depth.estimator import RunningRange
-from ..engine.capture import PartTimes
 from ..engine.noise import FrameNoise, whole_seed
 from ..engine.stream import StreamDenoiser
 from .cuts import CutJudge
@@ -52,7 +51,7 @@ class Session:
         self.on_cut, self.judge, self.quick = on_cut, None if on_cut == "keep" else CutJudge(), False
         self.travels, self.stages = dict(travels or {}), {}
         self.loras, self.texts, self.told = {}, {}, set()
-        self.times, self.health = PartTimes(self.models.device), Health()
+        self.times, self.health = self.models.times, Health()
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
         with self.models.lock: self.models.runner.begin()
 

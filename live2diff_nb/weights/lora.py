@@ -142,7 +142,7 @@ class LoraStack:
     ) -> None:
         "Read and check a LoRA, again if its file was written anew; nothing is changed yet."
         name, mark = str(path), file_mark(path)
-        if name in self.known and mark in ((), self.marks[name]): return       # deleted: what was read stays
+        if name in self.known and mark in ((), self.marks.get(name)): return       # deleted: what was read stays
         self.known[name], self.marks[name] = read_lora(path, self.models, self.rule), mark
 
     def check(self,
