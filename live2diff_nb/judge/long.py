@@ -6,7 +6,6 @@
 __all__ = ['AHEAD', 'PACE', 'Road', 'fresh_here', 'long_stream', 'long_table', 'cut_check']
 
 # %% ../../nbs/judge/long.ipynb #long0003
-import inspect
 from statistics import mean
 
 import cv2
@@ -142,11 +141,8 @@ def cut_check(
 ) -> dict: # way -> root mean square distance to a stream begun at the cut: first frames, and later ones
     "How long does a cut hurt?"
     fresh, lead = translate(pipe, after, style), pipe.window
-    known = "on_cut" in inspect.signature(pipe.stream).parameters              # not every pipeline notices cuts
-    ways = {"keep": dict(on_cut="keep"), "rewarm": dict(on_cut="rewarm")} if known else {"keep": {}}
-    told = {}
-    for name, how in ways.items():
-        out = list(pipe.stream([*before, *after], prompt="", style=style, **how))[len(before):]
-        parts = slice(0, lead), slice(lead, None)
-        told[name] = tuple(own_distance(out[part], fresh[part]) ** 0.5 for part in parts)
+    parts, told = (slice(0, lead), slice(lead, None)), {}
+    for way in ("keep", "rewarm"):
+        out = list(pipe.stream([*before, *after], prompt="", style=style, on_cut=way))[len(before):]
+        told[way] = tuple(own_distance(out[part], fresh[part]) ** 0.5 for part in parts)
     return told

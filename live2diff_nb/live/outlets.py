@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from ..video.sources import resize_frame
+from ..video.shown import resize_frame
 from .settings import SETTINGS
 from .wire import Mailbox
 
