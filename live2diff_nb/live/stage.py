@@ -148,7 +148,8 @@ class Stage:
             if self.running or self.closed: return
             before = self.worker
             worker = Worker(
-                lambda: self._translator(before), self.controls.frame_size, lambda *done: show(self, worker, *done),
+                lambda: self._translator(before), lambda: (*self.controls.frame_size(), self.controls.fit),
+                lambda *done: show(self, worker, *done),
                 self.post.drop, self.controls.apply, before.epoch if before else 0, self.tape)
             give = lambda number, frame: worker.put(
                 Ticket("kernel", "kernel", number, time.monotonic(), np.ascontiguousarray(frame)))

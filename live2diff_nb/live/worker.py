@@ -171,7 +171,7 @@ class Worker:
     def __init__(
         self,
         make,                                # called without arguments: a new translator, after every reset
-        size,                                # called without arguments: (height, width) frames are brought to
+        size,                                # called without arguments: height, width, fit, as `prepare_frame` has it
         answer,                              # called as answer(ticket, shown, jpeg)
         dropped=lambda ticket, why: None,    # called for a frame that gets no answer; `why` is one of `DROPS`
         before=lambda worker: None,          # called in the thread before each frame: a `Watch` for it, or None
