@@ -52,8 +52,9 @@ class FrameNoise:
     ) -> Tensor:      # (rows, c, h, w)
         "All the noise one frame meets on its way; drawn on the CPU in float32, so every device gets the same."
         self.generator.manual_seed(self.first + (0 if self.fixed else frame))
-        shape = rows, *like.shape[1:]
-        return torch.randn(shape, generator=self.generator, device="cpu", dtype=torch.float32).to(like)
+        shape, gpu = (rows, *like.shape[1:]), like.device.type == "cuda"
+        noise = torch.randn(shape, generator=self.generator, device="cpu", dtype=torch.float32, pin_memory=gpu)
+        return noise.to(like.device, non_blocking=gpu).to(like.dtype)          # the copy to a GPU is not waited for
 
     def frames(
         self,
