@@ -164,10 +164,10 @@ class Models:
         "Latents decoded; what is not a number is black."
         with self.timed("vae"):
             pictures = self.runner.decode(self.vae, latents).float().mul_(127.5).add_(128)   # adds a half, cuts: rounds
-            total = pictures.sum()
+            finite = pictures.sum().isfinite().to(torch.uint8)[None]
             pictures = pictures.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-            frames = [frame.copy() for frame in pictures.contiguous().cpu().numpy()]
-            return frames, bool(total.isfinite())              # after the copy: a GPU is not waited for again
+            flat = torch.cat([pictures.flatten(), finite]).cpu().numpy()       # one copy: a GPU is waited for once
+            return [frame.copy() for frame in flat[:-1].reshape(pictures.shape)], bool(flat[-1])
 
     def to_frames(
         self,
