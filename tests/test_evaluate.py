@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from live2diff_nb import Live2Diff, cli
+from live2diff_nb import Live2Diff
 from live2diff_nb.data.teachers import TEACHERS
 from live2diff_nb.judge import cases, evaluate as chapter
 from live2diff_nb.judge.cases import make_cases, open_weights
@@ -30,6 +30,7 @@ from live2diff_nb.judge.variants import (Recomputed, fresh_engine, latents_of, o
 from live2diff_nb.pipeline.frames import prepare_frame
 from live2diff_nb.video.sinks import open_sink
 from live2diff_nb.video.shown import resize_frame, side_by_side
+from live2diff_nb.translate import keep
 from live2diff_nb.video.sources import demo_clip
 from live2diff_nb.weights.tiny import TINY
 
@@ -171,7 +172,7 @@ def test_one_clip_gives_the_same_pixels_by_every_door(tmp_path):
     frame = np.random.default_rng(0).integers(0, 256, (90, 161, 3), np.uint8)
     with open_sink(tmp_path / "clip") as sink: sink.write(frame)
     asked, kept = resize_frame(frame, 64, 64), deque()
-    list(cli.keep([frame], kept, 64, 64))                                      # the command line, side by side
+    list(keep([frame], kept, 64, 64))                                          # the command line, side by side
     doors = [prepare_frame(frame, 64, 64), cases.load_frames(tmp_path / "clip", size=64)[0], kept[0],
              side_by_side(frame, asked)[:, :64]]
     assert all(np.array_equal(door, asked) for door in doors)

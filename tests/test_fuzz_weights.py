@@ -159,8 +159,11 @@ def told(read, path, room):
 
 def test_files_of_any_content(room, whole):
     rng, read, seen = random.Random(0), 0, 0
+    def converted(path):
+        (room / "converted.safetensors").unlink(missing_ok=True)
+        return to_safetensors(path, room / "converted.safetensors")
     readers = [lambda path: fetch(open_weights(path)), lambda path: read_lora(path, {"unet": whole["unet"]}),
-               load_depth, lambda path: to_safetensors(path, room / "converted.safetensors"), load_state]
+               load_depth, converted, load_state]
     good = [(path.suffix, path.read_bytes()) for path in (room / "lora.safetensors", room / "lora.pt")]
     bad = [(".safetensors", damage(good[0][1])) for damage in damages(rng)]
     pickles = [cut(0.3), cut(0.9), *(flipped(rng, n) for n in (1, 3, 9, 30))]

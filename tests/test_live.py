@@ -221,9 +221,9 @@ def test_a_reset_stream_after_a_failure(make, pipe, clip):
     live = make(pipe, "demo", adaptive=False)
     live.start()
     wait_for(lambda: live.latest is not None)
-    real, pipe.encode = pipe.encode, lambda *_: 1 / 0
+    real, pipe.models.encode = pipe.models.encode, lambda *_: 1 / 0
     wait_for(lambda: live.worker.counts["failed"])
-    pipe.encode = real
+    pipe.models.encode = real
     answered = live.worker.counts["answered"]
     wait_for(lambda: live.worker.counts["answered"] > answered + 12)
     assert live.running

@@ -261,7 +261,10 @@ def test_frames_of_other_kinds_are_fitted(pipe):
 
 def test_grey_and_rgba_are_what_they_look_like(pipe):
     grey = [frame[..., 0] for frame in CLIP[:9]]
-    assert same(run(pipe, grey), run(pipe, [np.dstack([g] * 4) for g in grey]))
+    seen = [np.dstack([g, g, g, np.full_like(g, 255)]) for g in grey]
+    assert same(run(pipe, grey), run(pipe, seen))
+    half = [np.dstack([g, g, g, np.full_like(g, 128)]) for g in grey]                      # over black
+    assert same(run(pipe, [(g * np.float32(128 / 255)).round().astype(np.uint8) for g in grey]), run(pipe, half))
 
 
 def test_a_bad_frame_is_named_and_the_stream_goes_on(pipe, plain):

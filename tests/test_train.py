@@ -10,6 +10,7 @@ from live2diff_nb import Live2Diff
 from live2diff_nb.data.camera import PhotoClips
 from live2diff_nb.data.teachers import STYLES
 from live2diff_nb.depth.estimator import TinyDepth
+from live2diff_nb.judge.witness import WITNESS
 from live2diff_nb.tiny.autoencoder import edge_loss
 from live2diff_nb.tiny.build import main
 from live2diff_nb.tiny.denoiser import TINY_UNET, PairLoss, Painter, train_stage
@@ -121,6 +122,7 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
     (tmp_path / "pairs").mkdir()
     for i, stack in enumerate(stacks): np.save(tmp_path / f"pairs/{i}.npy", stack)
     for part in ("vae", "depth"): shutil.copytree(TINY / part, tmp_path / part)
+    shutil.copytree(WITNESS, tmp_path / "witness")
     (tmp_path / "crops").mkdir()
     np.save(tmp_path / "crops/000.npy", np.stack([np.tile(stack, (1, 2, 2, 1))[:, :64, :64] for stack in stacks]))
     for part in ("unet1", "unet2", "finish", "critic", "loras", "export"):
