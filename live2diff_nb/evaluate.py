@@ -118,6 +118,8 @@ def ask(
     if args.table == 3:
         print(cache_line(without_cache(pipe, load_frames(next(iter(clips.values())), 24, args.size[0]))))
         return 0
+    steps = args.steps or (4 if args.table == 1 else None)                     # Rerender's fusion needs three
+    if steps: pipe.steps = steps
     methods = TABLE1 if args.table == 1 else ["ours"] if args.table == 4 else args.methods
     styles = list(pipe.styles) if args.table == 4 else args.styles
     named = {"clip": args.clip, "depth": args.midas}
