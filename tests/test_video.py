@@ -58,6 +58,13 @@ def test_colours_survive(tmp_path, colour):
     assert np.abs(next(iter(open_source(write(tmp_path / "a.mp4", [frame])))).astype(int) - frame).max() <= 3
 
 
+@pytest.mark.parametrize("name", ["frames", "film.mp4", "new/frames", "new/film.mp4"])
+def test_a_name_without_a_folder_in_front_is_meant_from_here(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with open_sink(name) as sink: sink.write(np.zeros((16, 16, 3), np.uint8))
+    assert len(list(open_source(name))) == 1 and not list(tmp_path.rglob("*.part"))
+
+
 def test_png_folder_is_exact_and_in_order(tmp_path):
     frames = scene(12)
     assert (np.stack(list(open_source(write(tmp_path / "out", frames)))) == frames).all()

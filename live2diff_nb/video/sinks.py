@@ -91,8 +91,8 @@ class FolderSink(Sink):
         self.path.mkdir(parents=True, exist_ok=True)
         if image_files(self.path):
             raise ValueError(f"the folder {path} holds images already: name an empty or a new one")
-        self.path.joinpath(self._part()).touch()
-        self.path.joinpath(self._part()).unlink()
+        self._part().touch()
+        self._part().unlink()
         if has_sound(sound):
             warnings.warn(f"the folder {path} takes pictures only: the sound of {sound.name} is left out")
 
