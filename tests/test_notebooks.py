@@ -45,6 +45,12 @@ def test_was_run(path, page):
     if runs and path != LIVE: assert outputs(page), "no saved output: run the notebook"
 
 
+def test_no_page_hides_the_warnings_of_others(page):
+    "Pages are run in one process: a filter for all warnings would stay when the page is over."
+    for cell in page.cells:
+        assert not re.search(r"^warnings\.(filterwarnings|simplefilter)\([^,]*\)", cell.source, re.M), cell.source
+
+
 def test_no_errors(page): assert not [out for out in outputs(page) if out.output_type == "error"]
 
 
