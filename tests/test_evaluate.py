@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from live2diff_nb import Live2Diff
+from live2diff_nb import Live2Diff, cli
 from live2diff_nb.data.teachers import TEACHERS
 from live2diff_nb.judge import cases, evaluate as chapter
 from live2diff_nb.judge.cases import make_cases, open_weights

@@ -16,7 +16,7 @@ from live2diff_nb.weights.rehearse import FULL, sd_config, split_unet, write_reh
 from live2diff_nb.engine.unet import StreamUNet, chunk_views
 
 LOAD = """
-import json, resource, sys, torch
+import json, re, sys, torch
 torch.set_num_threads(1)
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.files.files import fetch, open_weights
@@ -26,7 +26,8 @@ given, saved, wanted = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 size = dict(height=64, width=64)
 estimate = memory_before(given["name"], 64, 64, 2, torch.float16, motion=given["motion"], vae=given["vae"])
 Live2Diff.from_pretrained("tiny", device="cpu")          # libraries that are loaded on first use
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():                      # of this process; what `resource` says can be the parent's, from before the start
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 start = psutil.Process().memory_info().rss
 pipe = Live2Diff.from_pretrained(**given, **size, device="cpu", dtype=torch.float16)
 model = sum(p.nbytes for part in (pipe.unet, pipe.vae, pipe.depth, pipe.text_encoder) for p in part.parameters())

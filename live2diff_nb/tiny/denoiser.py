@@ -22,10 +22,10 @@ from ..depth.estimator import RunningRange, depth_to_image
 from ..engine.lcm import make_scheduler
 from ..engine.masks import temporal_mask
 from ..engine.unet import StreamUNet, chunk_views
-from ..pipeline.frames import encode_prompts
+from ..pipeline.prompts import encode_prompts
 from .words import make_text_encoder, make_tokenizer
 from ..training.chunks import diffuse
-from ..training.checkpoints import shared_place
+from ..training.checkpoints import shared_place, wait_for_all
 from ..training.loop import Run, share
 
 # %% ../../nbs/tiny/denoiser.ipynb #ce969ef7
@@ -63,8 +63,10 @@ class Painter:
         self.folder, self.seed = Path(folder), seed
         self.vae, self.depth, self.warmup, self.mode = vae, depth, warmup, mode
         kept = self.folder / "tokenizer"                              # a resumed run must read prompts as before
-        self.tokenizer = CLIPTokenizer.from_pretrained(kept) if kept.exists() else make_tokenizer()
-        if not kept.exists():
+        known = kept.exists()
+        wait_for_all()                                                # all have looked before the first one writes
+        self.tokenizer = CLIPTokenizer.from_pretrained(kept) if known else make_tokenizer()
+        if not known:
             self.keep(self.tokenizer, kept)
         self.text_encoder = make_text_encoder(self.tokenizer, unet_config["cross_attention_dim"])
         self.unet = StreamUNet(**unet_config).to(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_state', 'before', 'load_state', 'shared_out', 'whole', 'share_of', 'optimizer_state', 'restore_optimizer',
-           'network_of', 'read_weights', 'shared_place']
+           'network_of', 'read_weights', 'wait_for_all', 'shared_place']
 
 # %% ../../nbs/training/checkpoints.ipynb #f1000004
 import os
@@ -124,6 +124,11 @@ def read_weights(
                        if not any(word in name for word in new))
 
 # %% ../../nbs/training/checkpoints.ipynb #ac000005
+def wait_for_all():
+    "Until every process of the run is here."
+    if distributed.is_available() and distributed.is_initialized(): distributed.barrier()
+
+
 @contextmanager
 def shared_place(
     folder,     # of the run
@@ -133,4 +138,4 @@ def shared_place(
     first = os.environ.get("RANK", "0") == "0"            # set by accelerate and torchrun
     with own_place(folder, name) if first else TemporaryDirectory() as new:
         yield new if first else Path(new) / Path(name).name
-    if distributed.is_available() and distributed.is_initialized(): distributed.barrier()
+    wait_for_all()
