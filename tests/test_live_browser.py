@@ -425,7 +425,7 @@ def test_the_pixels_are_the_pipelines(desk):
     again = json.loads(desk.run(f"""import cv2
 live.worker.thread.join(20)
 tape = list(live.tape)
-again = list(pipe.stream([x.frame for x in tape], on_cut="repeat"))
+again = list(pipe.stream([x.frame for x in tape], on_cut="keep"))
 at = {{x.id: n for n, x in enumerate(tape)}}
 small = lambda f: cv2.resize(f, (32, 32), interpolation=cv2.INTER_AREA).reshape(-1).tolist()
 print(json.dumps([small(again[at[id]]) for id in {wanted}]))"""))

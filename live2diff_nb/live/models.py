@@ -74,10 +74,11 @@ class PipelineModel:
 
     def translator(
         self,
-        seed: int,  # of the stream's noise
+        seed: int,    # of the stream's noise
+        on_cut: str = "repeat",  # what a scene cut does, one of `pipeline.session.ON_CUT`
     ) -> StreamTranslator:
         "A new stream."
-        return StreamTranslator(self.pipe, seed)
+        return StreamTranslator(self.pipe, seed, on_cut)
 
     def settings(self) -> dict:
         "For the page and the file: prompt, style, strength, LoRAs."
@@ -141,7 +142,8 @@ class FunctionModel:
 
     def translator(
         self,
-        seed: int,  # of no effect
+        seed: int,    # of no effect
+        on_cut: str = "repeat",  # of no effect
     ) -> FunctionTranslator:
         "A new stream."
         return FunctionTranslator(self.function)

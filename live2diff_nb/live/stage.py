@@ -210,7 +210,8 @@ class Stage:
 
     def _translator(self, before: Worker | None):
         if before and before.thread.is_alive(): before.thread.join()      # it must let go of the model first
-        return self.controls.model.translator(self.controls.seed)
+        on_cut = "keep" if self.owner else "repeat"      # a page's camera is one shot; a film of the kernel has cuts
+        return self.controls.model.translator(self.controls.seed, on_cut)
 
     def _over(self, error):
         self.stop(f"the source failed: {error}" if error else "the source gave its last frame", wait=False)

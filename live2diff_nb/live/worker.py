@@ -62,9 +62,10 @@ class StreamTranslator:
         self,
         pipe,           # Live2Diff
         seed: int = 0,  # same seed, same frames
+        on_cut: str = "repeat",  # what a scene cut does, one of `ON_CUT`; "rewarm" would be a pause
     ):
         self.pipe, self.tags, self.judge = pipe, deque(), None
-        self.session = Flowing(pipe, seed, pipe.fixed_noise, "cut", on_cut="repeat")      # a cut is no pause
+        self.session = Flowing(pipe, seed, pipe.fixed_noise, "cut", on_cut=on_cut)
 
     def skip_similar(
         self,
