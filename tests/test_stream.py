@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from helpers import random_latents, relative, toy_unet
 from live2diff_nb.engine.masks import temporal_mask
 from live2diff_nb.engine.stream import StreamDenoiser
+from live2diff_nb.engine.kvcache import own_column
 from live2diff_nb.engine.temporal import RingView, TemporalAttention, attend_ring, attend_ring_readable, position_codes
 from live2diff_nb.engine.unet import chunk_views
 
@@ -165,7 +166,7 @@ def test_fast_form_is_the_readable_form(rows, locations, heads, head, window, dt
     bias = torch.zeros(rows, window, dtype=dtype).masked_fill(hidden, -torch.inf)
     kv, table = randn(2, rows, locations, heads, window, head), randn(3, window, heads, head)
     q, k, v = randn(3, rows, locations, heads, head)
-    views = [RingView(kv.clone(), slot, position, bias, table) for _ in range(2)]
+    views = [RingView(kv.clone(), slot, *own_column(slot, position, bias), table) for _ in range(2)]
     fast, readable = attend_ring(q, k, v, views[0]), attend_ring_readable(q, k, v, views[1])
     assert relative(fast, readable) <= bound and torch.equal(views[0].kv, views[1].kv)
     kept = F.one_hot(slot, window) == 0                                                # only its own slot was written

@@ -108,6 +108,15 @@ class StreamDenoiser:
         self.ring = RingTable(window, 0 if slide else warmup, unet.device, unet.dtype)
         self.noise, self.count, self.cache, self.text = FrameNoise(seed, fixed_noise), 0, None, None
 
+    @property
+    def text(self) -> Tensor | None:
+        "The prompt's embedding. Its keys and values are made once: set it again when the weights have changed."
+        return self._text
+
+    @text.setter
+    def text(self, text: Tensor | None):
+        self._text, self.words = text, None
+
     def denoise(
         self,
         x: Tensor,      # (n, 4, h, w) noisy latents
@@ -116,7 +125,9 @@ class StreamDenoiser:
         views: list,    # what each temporal layer may look at
     ) -> Tensor:        # (n, 4, h, w) estimate of the clean latents
         "One network call."
-        out, scalings = self.runner(x, self.timesteps[rows], self.text, depth, views), self.scalings.rows(rows)
+        if self.words is None:
+            with torch.no_grad(): self.words = self.unet.read_text(self.text)
+        out, scalings = self.runner(x, self.timesteps[rows], self.words, depth, views), self.scalings.rows(rows)
         return consistency(x, predict_x0(out, x, scalings, self.scheduler.config.prediction_type), scalings)
 
     def features(

@@ -13,7 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from .kvcache import KVCache, LayerShape, RingTable
-from .levels import DepthAdapter, DownLevel, MiddleLevel, UpLevel, up_inputs
+from .levels import DepthAdapter, DownLevel, MiddleLevel, UpLevel, read_prompt, up_inputs
 from .temporal import ChunkView, RingView, TemporalAttention
 
 # %% ../../nbs/engine/unet.ipynb #un000002
@@ -72,22 +72,30 @@ class StreamUNet(ModelMixin, ConfigMixin):
         self,
         latents: Tensor,    # (n, 4, h, w) noisy latents; n = clips * frames, or denoising rows
         timesteps: Tensor,  # (n,) or (1,) of the noise schedule
-        text: Tensor,       # (n or 1, tokens, cross_attention_dim) prompt embedding
+        text: Tensor,       # (n or 1, tokens, cross_attention_dim) prompt embedding, or what `read_text` made of it
         depth: Tensor,      # (n, c0, h, w) depth features, from `encode_depth`
         temporal: list,     # a ChunkView or RingView for each temporal layer, in the order they run
     ) -> Tensor:            # (n, 4, h, w) noise, x0 or v, as the weights were trained
         n, views = len(latents), iter(temporal)
         emb = self.time_embedding(self.time_proj(timesteps.expand(n)).to(latents.dtype))
-        text = text.expand(n, -1, -1)
+        text = self.read_text(text) if text.ndim == 3 else text
+        words = iter(text.split([layer.inner_dim for layer in self.text_layers], -1))
         x = self.conv_in(latents) + depth
         skips = [x]
         for block in self.down_blocks:
-            outs = block(skips[-1], emb, text, views)
+            outs = block(skips[-1], emb, words, views)
             skips.extend(outs)
-        x = self.mid_block(skips[-1], emb, text)
+        x = self.mid_block(skips[-1], emb, words)
         for block in self.up_blocks:
-            x = block(x, skips, emb, text, views)
+            x = block(x, skips, emb, words, views)
         return self.conv_out(nn.functional.silu(self.conv_norm_out(x)))
+
+    def read_text(
+        self,
+        text: Tensor,  # (b, tokens, cross_attention_dim) prompt embeddings
+    ) -> Tensor:       # (b, 2, tokens, c), c the sum of the cross-attentions' widths
+        "Every key and value of a prompt: once a prompt, and again when weights have changed."
+        return read_prompt(self.text_layers, text)
 
     def encode_depth(
         self,
@@ -95,6 +103,12 @@ class StreamUNet(ModelMixin, ConfigMixin):
     ) -> Tensor:        # (n, c0, h, w)
         "Depth features: once a frame, they travel with it through the rows."
         return self.flow_conv_in(depth)
+
+    @property
+    def text_layers(self) -> list:
+        "Every cross-attention, in the order they run."
+        return [block.attn2 for level in (*self.down_blocks, self.mid_block, *self.up_blocks)
+                for spatial in level.attentions for block in spatial.transformer_blocks]
 
     @property
     def temporal_layers(self) -> list[TemporalAttention]:
@@ -156,7 +170,7 @@ class StreamStep(nn.Module):
         self,
         latents: Tensor,       # (rows, 4, h, w); the first four as in `StreamUNet`
         timesteps: Tensor,     # (rows,)
-        text: Tensor,          # (1, tokens, dim)
+        text: Tensor,          # (1, tokens, dim), or from `read_text`
         depth: Tensor,         # (rows, c0, h, w)
         slot: Tensor,          # (rows,); the next three as from `RingTable.rows`
         position: Tensor,      # (rows, L)

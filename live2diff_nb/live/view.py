@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 
 from ..engine.stream import StreamDenoiser
-from ..engine.temporal import newest_codes, ring_scores
+from ..engine.temporal import placed, ring_scores
 
 # %% ../../nbs/live/view.ipynb #66623e8e
 class Watch:
@@ -46,8 +46,8 @@ class Watch:
         at = slice(place, place + 1)
         q, k = (attention.split(w(x[:, at])) for w in (attention.to_q, attention.to_k))
         small = view._replace(kv=view.kv[:, :, at])
-        scores = ring_scores((q + newest_codes(view)[0]) * q.shape[-1] ** -0.5, k, small)
-        weights = scores.softmax(-1)[:, 0].mean(1)           # (rows, L + 1), mean over heads; the new frame is last
+        weights = ring_scores(placed(q, small), k, small).softmax(-1)
+        weights = weights[:, 0].mean(1)                      # (rows, L + 1), mean over heads; the new frame is last
         self.weights = weights[:, :-1].scatter_add(1, view.slot[:, None], weights[:, -1:])
 
 # %% ../../nbs/live/view.ipynb #09543047
@@ -62,12 +62,13 @@ def engine_picture(
         if n < 0:
             rows.append(None)
             continue
-        slot, position, bias = (x[0] for x in engine.ring.rows([n]))
+        slot, position, bias = (x[0].tolist() for x in engine.ring.rows([n]))
         ring = engine.window - warm
         frames = [*range(-warm, 0), *(n - (n - j) % ring for j in range(ring))]
         caught = watch is not None and watch.weights is not None and row < len(watch.weights)
-        rows.append(dict(frame=n, slot=int(slot), frames=frames, position=position.tolist(),
-                         visible=(bias == 0).tolist(), weights=watch.weights[row].tolist() if caught else None))
+        visible = [b == 0 or j == slot for j, b in enumerate(bias[:-1])]
+        rows.append(dict(frame=n, slot=slot, frames=frames, position=position[:-1], visible=visible,
+                         weights=watch.weights[row].tolist() if caught else None))
     place = dict(layer=watch.layer, layers=len(engine.unet.temporal_layers), location=watch.location,
                  locations=watch.locations) if watch else {}
     return dict(rows=rows, warmup=warm, window=engine.window, timesteps=engine.timesteps.tolist(), **place)

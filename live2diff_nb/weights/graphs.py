@@ -29,8 +29,9 @@ def export_step(
 ):
     "Write one streaming step of one denoising row as an ONNX graph. Needs the packages `onnx` and `onnxscript`."
     step = StreamStep(cheaper_upsampling(copy.deepcopy(unet)), window, whole_caches=False).eval()
-    *inputs, caches = example_step(unet, 1, height, width, window, window // 2, tokens)
-    save_graph(step, (*inputs, [tuple(kv) for kv in caches]), path)
+    latents, t, text, *rest, caches = example_step(unet, 1, height, width, window, window // 2, tokens)
+    inputs = latents, t, unet.read_text(text).detach(), *rest, [tuple(kv) for kv in caches]
+    save_graph(step, inputs, path)
 
 
 def save_graph(

@@ -56,7 +56,7 @@ class Runner:
         self,
         latents: Tensor,    # (rows, 4, h, w) noisy; all five as in `StreamUNet.forward`
         timesteps: Tensor,  # (rows,) or (1,)
-        text: Tensor,       # (1, tokens, dim)
+        text: Tensor,       # (1, tokens, dim), or from `StreamUNet.read_text`, as an engine gives it
         depth: Tensor,      # (rows, c0, h, w) features
         temporal: list,     # a view for each temporal layer
     ) -> Tensor:            # (rows, 4, h, w)
@@ -131,7 +131,7 @@ class StepGraph:
     def fits(
         self,
         latents: Tensor,  # (rows, 4, h, w); all three as in `Runner`
-        text: Tensor,     # (1, tokens, dim)
+        text: Tensor,     # from `StreamUNet.read_text`: the graph knows no prompt, only keys and values
         temporal: list,   # a view for each temporal layer
     ) -> bool:
         "Is this a step that the graph was made for?"
@@ -153,7 +153,7 @@ class StepGraph:
         self,
         latents: Tensor,    # (rows, 4, h, w) noisy; all five as in `Runner`
         timesteps: Tensor,  # (rows,) or (1,)
-        text: Tensor,       # (1, tokens, dim)
+        text: Tensor,       # (1, tokens, dim), or from `StreamUNet.read_text`, as an engine gives it
         depth: Tensor,      # (rows, c0, h, w) features
         temporal: list,     # a view for each temporal layer
     ) -> Tensor:            # (rows, 4, h, w)
