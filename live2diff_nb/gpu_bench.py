@@ -22,6 +22,7 @@ import torch
 
 from .gpu import measure_step, measure_whole, random_pipe, seconds_of
 from .gpu_checks import check_captured, check_half, check_memory_flat
+from .gpu_choices import check_bright, measure_contiguous, measure_ring
 from .pipeline.live2diff import Live2Diff
 
 # %% ../nbs/gpu_bench.ipynb #f3367c7d
@@ -61,7 +62,9 @@ CASES = [
     sized("whole", "whole way, live worker", 512, 512, 2, "fp16", depth="dpt", as_worker=True),
     sized("whole", "whole way, small depth", 512, 512, 2, "fp16", depth="small"),
     Case("embedded model, 256 x 256, T = 2, fp16", "tiny", {"dtype": "fp16"}),
-    Case("half precision against fp32", "half"),
+    Case("ring attention by form, 512 x 512, T = 2, fp16", "ring", {"dtype": "fp16"}, 90),
+    Case("half precision against fp32", "half"), Case("VAE, bright pictures, levels of 255", "bright"),
+    sized("contiguous", "whole way, not channels-last", 512, 512, 2, "fp16", depth="dpt"),
     sized("step", "step compiled", 512, 512, 2, "fp16", 150, mode="compiled"),
     sized("step", "step compiled, captured", 512, 512, 2, "fp16", 150, mode="compiled, captured"),
     *(sized("step", "step captured", h, w, t, d, mode="captured") for h, w, t, d in (
@@ -109,7 +112,8 @@ KINDS = {"parity": lambda device, full: parity(device),
          "captured": lambda device, full, dtype: check_captured(device, dtype, 24 if full else 4),
          "flat": lambda device, full: check_memory_flat(device, torch.float32, 2000 if full else 20),
          "half": lambda device, full: check_half(device, full),
-         "step": measure_step, "whole": whole, "tiny": tiny}
+         "bright": lambda device, full: check_bright(device, full),
+         "ring": measure_ring, "contiguous": measure_contiguous, "step": measure_step, "whole": whole, "tiny": tiny}
 
 
 def measure(

@@ -52,6 +52,7 @@ def inputs(models):
     )
     cache = KVCache(2, models["unet"].temporal_shapes(64, 64), 16)
     for layer in cache.layers: layer.normal_()
+    text = models["unet"].read_text(text)
     return torch.rand(1, 3, 256, 256), latents, (t, text, depth), (cache, state)
 
 
