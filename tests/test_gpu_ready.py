@@ -8,6 +8,7 @@ from live2diff_nb.weights.lora import LoraLayer, LoraStack
 from live2diff_nb.engine.stream import StreamDenoiser
 from live2diff_nb.engine.unet import example_step, ring_views
 
+
 class Layers:
     "Caches, as `KVCache` holds them."
     def __init__(self, layers): self.layers = layers

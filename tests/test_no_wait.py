@@ -129,10 +129,11 @@ def test_no_wait_in_a_frame_but_for_its_result(notes, overlap):
         assert notes.lines.count(("host", "waits")) == 1
 
 
-WAITS = {"item": lambda x: x.sum().item(), "tolist": lambda x: x.flatten()[:2].tolist(),
-         "bool": lambda x: bool(x.sum() > 0), "cpu": lambda x: x.cpu(), "to": lambda x: x.to("cpu"), "not pinned": lambda x: x.to("cpu", non_blocking=True),
-         "mask": lambda x: x[x > 0], "nonzero": lambda x: x.nonzero(), "if": lambda x: torch.equal(x, x + 1),
-         "copy": lambda x: x.copy_(torch.zeros(x.shape)), "upload": lambda x: torch.zeros(1).to(x.device)}
+WAITS = {
+    "item": lambda x: x.sum().item(), "tolist": lambda x: x.flatten()[:2].tolist(), "bool": lambda x: bool(x.sum() > 0),
+    "cpu": lambda x: x.cpu(), "to": lambda x: x.to("cpu"), "not pinned": lambda x: x.to("cpu", non_blocking=True),
+    "mask": lambda x: x[x > 0], "nonzero": lambda x: x.nonzero(), "if": lambda x: torch.equal(x, x + 1),
+    "copy": lambda x: x.copy_(torch.zeros(x.shape)), "upload": lambda x: torch.zeros(1).to(x.device)}
 
 
 def test_what_waits_is_caught(notes):
