@@ -102,7 +102,7 @@ def whole(
 ) -> dict:
     "The whole way with random weights."
     pipe = random_pipe(device, dtype, height, width, steps, full, depth, overlap)
-    return measure_whole(pipe, 200 if full else 24, as_worker)
+    return measure_whole(pipe, 200 if full else 8, as_worker)
 
 
 def tiny(
@@ -114,7 +114,7 @@ def tiny(
 ) -> dict:
     "The whole way of the embedded model."
     pipe = Live2Diff.from_pretrained("tiny", device=device, dtype=dtype, overlap=overlap)
-    return measure_whole(pipe, 400 if full else 24, as_worker, "starry night")
+    return measure_whole(pipe, 400 if full else 8, as_worker, "starry night")
 
 
 def against(
@@ -254,4 +254,4 @@ def run_cases(
     return int(any("error" in result or result.get("passed") is False for result in results.values()))
 
 # %% ../nbs/gpu_bench.ipynb #gbmain01
-if __name__ == "__main__" and __spec__ is not None: raise SystemExit(main())   # as a module; in a notebook there is no spec
+if __name__ == "__main__" and __spec__ is not None: raise SystemExit(main())   # as a module, not in a notebook

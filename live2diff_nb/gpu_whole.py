@@ -107,7 +107,7 @@ def measure_whole(
     "From a frame to its picture."
     clip = moving_frames(32, pipe.height, pipe.width)
     feed = (by_worker if as_worker else by_stream)(pipe, clip, prompt)
-    for _ in range(max(frames // 4, 24)): feed()
+    for _ in range(max(frames // 4, 12)): feed()
     waited = 1 + waits(lambda: [feed() for _ in range(10)]) / 10               # one is asked for: the result's
     wait(pipe.device)
     before = dict(pipe.timings)

@@ -8,9 +8,10 @@ from live2diff_nb.bench import main
 
 
 def test_lines_run_on_toys():
-    "The whole way and a step of four rows, in this process; the rest runs in the page `gpu`."
+    "Two whole ways and a step of four rows, in this process; the pages run the other kinds."
     for case in gpu_bench.CASES:
-        if case.kind in ("tiny", "whole") or case.settings.get("steps") == 4:
+        worker, overlap = (case.settings.get(name) for name in ("as_worker", "overlap"))
+        if case.kind == "tiny" and worker or case.kind == "whole" and overlap or case.settings.get("steps") == 4:
             found = gpu_bench.measure(case, "cpu", full=False)
             assert "error" not in found and gpu_bench.shown(found)
 
