@@ -38,7 +38,7 @@ def check_captured(
     device,  # where it runs
     dtype,   # of the weights
     frames: int = 24,  # streamed in each case; the ring has 8 slots
-) -> dict:   # largest relative differences, and whether a LoRA came out bit-identically
+) -> dict:   # largest relative differences, whether a LoRA came out bit-identically, and the verdict
     "A captured engine beside an eager one, on a toy UNet."
     unet, like = random_unet(device, dtype, False), dict(device=device, dtype=dtype)
     engines = [StreamDenoiser(unet, [399, 159], runner=kind(unet)) for kind in (Runner, CudaGraphs)]
@@ -62,14 +62,15 @@ def check_captured(
     run("cut", 16, texts[1])
     run("another size", 24, texts[0])
     run("back", 16, texts[0])
-    return {**worst, "LoRA out, bit-identical": same}
+    least = 1e-5 if dtype is torch.float32 else 1e-2
+    return {**worst, "LoRA out, bit-identical": same, "passed": same and max(worst.values()) <= least}
 
 
 def check_memory_flat(
     device,             # where it runs
     dtype,              # of the weights
     frames: int = 2000, # in all
-) -> dict:              # bytes that memory grew from a tenth of the frames to the end
+) -> dict:              # bytes that memory grew from a tenth of the frames to the end; less than a megabyte passes
     "A long captured stream."
     unet = random_unet(device, dtype, False)
     _, step = started(unet, "captured", 128, 128, 2)
@@ -77,7 +78,7 @@ def check_memory_flat(
     for _ in range(frames // 10): step()
     before = held()
     for _ in range(frames - frames // 10): step()
-    return {"grew": held() - before}
+    return {"grew": held() - before, "passed": held() - before < 2**20}
 
 
 def check_half(
@@ -87,7 +88,7 @@ def check_half(
     "What half precision costs, against single precision on the same device."
     results = {}
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        unet = nn.Module.to(random_unet("cpu", torch.float32, full), device, dtype)
+        unet = random_unet(device, dtype, full)                                # drawn in single precision, then rounded
         engine = StreamDenoiser(unet, [399, 159], seed=1)
         torch.manual_seed(0)
         frames, text = torch.randn(20, 4, 32, 32), torch.randn(1, 77, unet.config.cross_attention_dim)

@@ -17,7 +17,8 @@ from .engine.capture import Captured
 from .engine.kvcache import KVCache, RingTable
 from .engine.temporal import RingView, attend_ring, attend_ring_readable
 from .engine.unet import StreamUNet
-from .gpu import measure_whole, peaks, random_pipe, randomised, seconds_of
+from .gpu import peaks, random_pipe, randomised, seconds_of
+from .gpu_whole import measure_whole
 from .weights.rehearse import FULL, SMALL
 from .weights.runners import vae_decode, vae_encode
 from .weights.tiny import TINY, TinyVAE, load_part

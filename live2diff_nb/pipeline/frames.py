@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..depth.estimator import RunningRange
-from ..engine.capture import PartTimes
+from ..engine.capture import Lane, PartTimes, to_host
 from ..engine.kvcache import check_window
 from .health import depth_picture
 from .prompts import encode_prompts, fit_prompt, style_parts
@@ -101,6 +101,7 @@ class Models:
         clip_skip: int = 0,               # last layers of the text encoder left out
         runner: Runner | None = None,     # what runs the networks (weights.runners); None: torch
         lora_rule: str = "alpha",         # scale of LoRAs: by alpha / rank, or "official": without (weights.lora)
+        overlap: bool = False,            # True: in `stream` a result comes while the next frame is computed, one later
     ):
         check_size(height, width, factor)
         check_window(window, warmup)
@@ -110,6 +111,7 @@ class Models:
         self.max_timestep, self.factor, self.runner, self.styles = max_timestep, factor, runner, styles or {}
         self.loras = LoraStack({"unet": unet, "text_encoder": text_encoder}, lora_rule)
         self.device, self.dtype = unet.device, unet.dtype              # diffusers walks all modules to find these
+        self.overlap, self.lane = overlap, Lane(self.device if overlap else "cpu")      # the lane takes what comes in
         self.times, self.lock = PartTimes(self.device), threading.RLock()      # of one stream at a time: `Session.turn`
 
     @property
@@ -154,20 +156,32 @@ class Models:
         "Frames as the VAE takes them."
         stack = torch.from_numpy(np.stack(frames))
         if self.device.type == "cuda": stack = stack.pin_memory()              # so that the copy is not waited for
-        pictures = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return pictures.to(self.dtype).div_(127.5).sub_(1)
+        with self.lane.work():
+            pictures = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            pictures = pictures.to(self.dtype).div_(127.5).sub_(1)
+        return self.lane.hand_over(pictures)[0]
 
     def decode(
         self,
         latents: Tensor,                 # (n, 4, h, w)
     ) -> tuple[list[np.ndarray], bool]:  # (h*f, w*f, 3) uint8, each an array of its own; were all numbers finite?
         "Latents decoded; what is not a number is black."
+        return self.begin_decode(latents)()
+
+    def begin_decode(
+        self,
+        latents: Tensor,  # (n, 4, h, w)
+    ):                    # a function without arguments: what `decode` returns
+        "Ask for pictures, and fetch them later: a GPU is waited for then, once."
         with self.timed("vae"):
             pictures = self.runner.decode(self.vae, latents).float().mul_(127.5).add_(128)   # adds a half, cuts: rounds
             finite = pictures.sum().isfinite().to(torch.uint8)[None]
             pictures = pictures.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-            flat = torch.cat([pictures.flatten(), finite]).cpu().numpy()       # one copy: a GPU is waited for once
+            arrived = to_host(torch.cat([pictures.flatten(), finite]))         # one copy
+        def fetch():
+            flat = arrived()
             return [frame.copy() for frame in flat[:-1].reshape(pictures.shape)], bool(flat[-1])
+        return fetch
 
     def to_frames(
         self,
@@ -184,11 +198,13 @@ class Models:
         "Latents of pictures, and of their depth."
         run = self.runner
         beside = run.submit(run.encode, self.vae, pictures)
-        with self.timed("depth"):
-            depth = depth_picture(scale, run.estimate(self.depth, pictures / 2 + 0.5)).to(pictures)
-        with self.timed("vae"):
-            if beside: return beside.result(), run.encode(self.vae, depth)
-            return run.encode(self.vae, torch.cat([pictures, depth])).chunk(2)
+        with self.lane.work(pictures):
+            with self.timed("depth"):
+                depth = depth_picture(scale, run.estimate(self.depth, pictures / 2 + 0.5)).to(pictures)
+            with self.timed("vae"):
+                if beside: pair = beside.result(), run.encode(self.vae, depth)
+                else: pair = run.encode(self.vae, torch.cat([pictures, depth])).chunk(2)
+        return self.lane.hand_over(*pair)
 
     def embed(
         self,

@@ -108,6 +108,7 @@ class Intake:
         most: int = 20,   # bad frames that are named one by one
     ):
         self.models, self.most, self.bad, self.shape, self.said = models, most, 0, None, False
+        self.frame = None                         # the last good one as an array (height, width, 3) uint8, made ready
 
     def __call__(
         self,
@@ -116,10 +117,11 @@ class Intake:
         fit: str,         # "crop", "pad" or "stretch"
     ) -> tuple[Tensor | None, bool]:  # (1, 3, h, w) in [-1, 1], None where it is bad; has the shape changed strongly?
         "The frame as a picture, or None and a warning."
-        try: picture = self.models.to_pictures([prepare_frame(frame, self.models.height, self.models.width, fit)])
+        try: self.frame = prepare_frame(frame, self.models.height, self.models.width, fit)
         except (ValueError, TypeError) as error:
             self.tell_bad(number, error)
             return None, False
+        picture = self.models.to_pictures([self.frame])
         return picture, self.look(getattr(frame, "shape", None) or np.asarray(frame).shape, fit)
 
     def tell_bad(

@@ -70,19 +70,20 @@ def run_session(
 ) -> Iterator[np.ndarray]:                # one per input frame
     "Everything that a session makes of a source. What a failing source gave is finished before its error is raised."
     intake, ledger, waits = Intake(session.models), Ledger(), deque(maxlen=1) if latencies is None else latencies
-    seconds, errors = clock_of(frames, fps), []
-    def out(latents):
-        for frame, waited in ledger.settle(frame for x0 in latents for frame in session.to_frames(x0)):
+    seconds, errors, late = clock_of(frames, fps), [], int(session.models.overlap)
+    def out(results):
+        for frame, waited in ledger.settle(results):
             waits.append(waited)
             yield frame.copy()                                         # the caller's own, whatever is shown again
+    def decoded(latents): return (frame for x0 in latents for frame in session.to_frames(x0, late))
     try:
         for number, frame in enumerate(until_error(frames, errors)):
             session.at(number, seconds(number))
             picture, moved = intake(frame, number, session.settings.fit)
             own = picture is not None and not (judge and judge.skip(picture))
             ledger.add(own)
-            yield from out(session.take(picture, moved) if own else [])
-        yield from out(session.finish())
+            yield from out(decoded(session.take(picture, moved, intake.frame) if own else []))
+        yield from out([*decoded(session.finish()), *session.arrived()])
     finally: session.close()
     if errors: raise errors[0]
 

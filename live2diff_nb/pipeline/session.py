@@ -53,7 +53,10 @@ class Session:
         self.loras, self.texts, self.told = {}, {}, set()
         self.times, self.health = self.models.times, Health()
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
-        with self.models.lock: self.models.runner.begin()
+        self.coming = deque()                                                  # results on their way from the GPU
+        with self.models.lock:
+            self.models.runner.begin()
+            self.models.lane.follow()                                          # the weights may still be on their way
 
     @contextmanager
     def turn(self):
@@ -130,9 +133,10 @@ class Session:
         self,
         picture: Tensor,      # (1, 3, h, w) in [-1, 1], the next of the source
         moved: bool = False,  # a cut for certain, as when a phone was turned
+        frame=None,           # the same as an array, where a cut is looked for without a wait for the GPU
     ) -> list[Tensor]:        # (1, 4, h, w) each
         "Take one picture; the denoised latents that are ready now, in order."
-        return self.pass_on(self.judge(picture, moved) if self.judge else [(picture, False)])
+        return self.pass_on(self.judge(picture, moved, frame) if self.judge else [(picture, False)])
 
     def pass_on(
         self,
@@ -184,9 +188,20 @@ class Session:
     def to_frames(
         self,
         latents: Tensor,    # (n, 4, h, w), from `push` or `finish`
+        late: int = 0,      # calls that a result may stay on its way, while the next one is computed
     ) -> list:              # (height, width, 3) uint8 each
         "Results decoded; one that is not finite is replaced, and the stream warms up again."
-        with self.turn(): return self.health.look(*self.models.decode(latents))
+        with self.turn(): self.coming.append(self.models.begin_decode(latents))
+        return self.arrived(late)
+
+    def arrived(
+        self,
+        late: int = 0,      # results that may stay on their way
+    ) -> list:              # as `to_frames`
+        "What `to_frames` has not given yet."
+        frames = []
+        while len(self.coming) > late: frames += self.health.look(*self.coming.popleft()())
+        return frames
 
     def start(
         self,
