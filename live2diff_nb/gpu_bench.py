@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import torch
 
-from .gpu import measure_step, measure_whole, random_pipe, seconds_of
-from .gpu_checks import check_captured, check_half, check_memory_flat
+from .gpu import measure_step, measure_streams, measure_whole, random_pipe, seconds_of
+from .gpu_checks import check_captured, check_half, check_memory_flat, check_together
 from .pipeline.live2diff import Live2Diff
 
 # %% ../nbs/gpu_bench.ipynb #f3367c7d
@@ -62,6 +62,10 @@ CASES = [
     sized("whole", "whole way, small depth", 512, 512, 2, "fp16", depth="small"),
     Case("embedded model, 256 x 256, T = 2, fp16", "tiny", {"dtype": "fp16"}),
     Case("half precision against fp32", "half"),
+    Case("streams together = alone, fp32", "together", {"dtype": "fp32"}),
+    sized("streams", "two frames a call, captured", 512, 512, 2, "fp16", mode="captured", frames_per_step=2),
+    *(sized("streams", f"{n} in a batch, captured", 512, 512, 2, "fp16", mode="captured", streams=n)
+      for n in (1, 2, 4, 8)),
     sized("step", "step compiled", 512, 512, 2, "fp16", 150, mode="compiled"),
     sized("step", "step compiled, captured", 512, 512, 2, "fp16", 150, mode="compiled, captured"),
     *(sized("step", "step captured", h, w, t, d, mode="captured") for h, w, t, d in (
@@ -109,7 +113,8 @@ KINDS = {"parity": lambda device, full: parity(device),
          "captured": lambda device, full, dtype: check_captured(device, dtype, 24 if full else 4),
          "flat": lambda device, full: check_memory_flat(device, torch.float32, 2000 if full else 20),
          "half": lambda device, full: check_half(device, full),
-         "step": measure_step, "whole": whole, "tiny": tiny}
+         "together": lambda device, full, dtype: check_together(device, dtype, 24 if full else 4),
+         "step": measure_step, "streams": measure_streams, "whole": whole, "tiny": tiny}
 
 
 def measure(
@@ -164,6 +169,9 @@ def shown(
 ) -> str:          # one cell
     "A result in few words."
     if "error" in result: return f"not measured: {result['error']}"
+    if "fps_all" in result:
+        return (f"{result['fps_all']:.1f} frames/s in all, {result['fps_all'] / result['streams']:.1f} a stream, "
+                f"{1000 * result['seconds']:.2f} ms a call, {(result['memory'] or 0) / 2**30:.1f} GiB")
     if "seconds" in result:
         text = f"{1000 * result['seconds']:.2f} ms"
         if "over_peak" not in result: return text

@@ -4,6 +4,9 @@ import torch
 
 from helpers import random_latents, relative, toy_unet
 from live2diff_nb.engine.stream import StreamDenoiser
+from live2diff_nb.engine.throughput import StreamBatch
+from live2diff_nb.weights.captured import CudaGraphs
+from live2diff_nb.weights.runners import Runner
 
 STEPS = {1: [399], 2: [399, 159], 3: [499, 299, 99]}
 
@@ -24,12 +27,12 @@ def engines(unet, steps, window, warmup, frames=2, **settings):
 
 # ---- two frames a call = one after the other -----------------------------------------------------------------------
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("window, warmup, frames", [(6, 3, 2), (8, 2, 2), (5, 3, 2), (7, 0, 3), (6, 2, 4)])
-@pytest.mark.parametrize("method", ["step", "step_sequential"])
+@pytest.mark.parametrize("window, warmup, frames, method", [(6, 3, 2, "step"), (5, 3, 2, "step_sequential"),
+                                                            (6, 0, 3, "step")])
 def test_several_frames_a_call_are_one_after_the_other(steps, window, warmup, frames, method):
     "While the ring fills and long after; the last call is not full."
     unet, ring = toy_unet(), window - warmup
-    clip = random_latents(warmup + 4 * ring + frames + 1)
+    clip = random_latents(warmup + 3 * ring + frames + 1)
     one, two = (results(engine, *clip, method) for engine in engines(unet, steps, window, warmup, frames))
     assert len(two) == len(clip[0]) and max(relative(a, b) for a, b in zip(two, one)) <= 1e-5
 
@@ -41,14 +44,13 @@ def test_the_other_settings_hold(settings):
     assert max(relative(a, b) for a, b in zip(two, one)) <= 1e-5
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("at", [7, 8])
+@pytest.mark.parametrize("steps, at", [(1, 8), (2, 7), (3, 8)])
 def test_a_stream_that_is_drained_on_the_way_goes_on(steps, at):
     "After an odd number of frames too: what filled the call is seen by nobody."
-    unet, clip = toy_unet(), random_latents(22)
+    unet, clip = toy_unet(), random_latents(16)
     def drain(engine, n): return engine.drain() if n == at else []
     one, two = (results(engine, *clip, change=drain) for engine in engines(unet, steps, 6, 3))
-    assert len(two) == 22 and max(relative(a, b) for a, b in zip(two, one)) <= 1e-5
+    assert len(two) == 16 and max(relative(a, b) for a, b in zip(two, one)) <= 1e-5
 
 
 @pytest.mark.parametrize("at", [8, 9])
@@ -104,3 +106,105 @@ def test_when_results_come():
 def test_more_frames_than_the_ring_holds(frames):
     with pytest.raises(ValueError, match="frames_per_step must be a whole number from 1 to 3"):
         StreamDenoiser(toy_unet(), [399], 6, 3, frames_per_step=frames)
+
+
+# ---- several streams in a call = each alone ------------------------------------------------------------------------
+TIMES = {0: range(0, 26), 1: range(4, 26), 2: range(0, 15), 3: range(9, 20)}              # which stream is there when
+AGAIN = {(1, 13), (0, 20)}                                                                # warmed up anew, alone
+
+
+def fleet(unet, waits, runner=None, **settings):
+    "An engine for each stream: own steps, seed, frames a call."
+    own = {0: {}, 1: dict(frames_per_step=2), 2: dict(fixed_noise=True), 3: dict(slide=True)}
+    return [StreamDenoiser(unet, STEPS[stream % 3 + 1], 6, 3, seed=stream, waits=waits, runner=runner, **own[stream])
+            for stream in TIMES]
+
+
+def play(engines, step):
+    "Streams that join, leave, drain and warm up at their times; the results of each."
+    clips, out = [random_latents(40, seed=20 + stream) for stream in TIMES], {stream: [] for stream in TIMES}
+    for now in range(26):
+        here = [stream for stream, when in TIMES.items() if now in when]
+        for stream in here:
+            engine, (latents, depth, text) = engines[stream], clips[stream]
+            if now == TIMES[stream][0] or (stream, now) in AGAIN:
+                out[stream] += engine.drain()
+                out[stream].append(engine.warm_up(latents[now : now + 3], depth[now : now + 3], text))
+            if (stream, now) == (2, 7): engine.text = clips[0][2]                        # a new prompt, nothing else
+            if (stream, now) == (0, 9): out[0] += engine.drain()
+        for stream, x0 in zip(here, step([engines[s] for s in here], [[x[now + 3][None] for x in clips[s][:2]]
+                                                                     for s in here])):
+            out[stream].append(x0)
+    for stream, engine in enumerate(engines): out[stream] += engine.drain()
+    return [torch.cat([x for x in out[stream] if x is not None]) for stream in TIMES]
+
+
+def one_by_one(engines, frames):
+    return [engine.step(*frame) for engine, frame in zip(engines, frames)]
+
+
+def in_batches():
+    batch = StreamBatch()
+    def step(engines, frames):
+        assert one_by_one(engines, frames) == [None] * len(engines)
+        return batch.step(engines)
+    return step
+
+
+@pytest.mark.parametrize("kind", [None, CudaGraphs], ids=str)
+def test_streams_of_a_batch_are_as_alone(kind):
+    unet = toy_unet()
+    runner = kind and kind(unet)
+    alone = play(fleet(unet, waits=False), one_by_one)
+    together = play(fleet(unet, waits=True, runner=runner), in_batches())
+    for a, b in zip(together, alone):
+        assert len(a) == len(b) and max(relative(x, y) for x, y in zip(a, b)) <= 1e-5
+    assert not isinstance(runner, CudaGraphs) or runner.step.recordings
+
+
+def test_a_batch_that_stays_is_recorded_once():
+    unet, batch = toy_unet(), StreamBatch()
+    runner, (latents, depth, text) = CudaGraphs(unet), random_latents(24)
+    engines = [StreamDenoiser(unet, STEPS[2], 6, 3, seed=s, waits=True, runner=runner) for s in range(3)]
+    for engine in engines: engine.warm_up(latents[:3], depth[:3], text.clone())
+    for n in range(3, 24):
+        one_by_one(engines, [(latents[n][None], depth[n][None])] * 3)
+        batch.step(engines)
+        if n == 8: prompts = runner.step.recordings and list(runner.step.recordings.values())[-1].given[0]
+    assert len(runner.step.recordings) == 1                                                # while it fills: none
+    assert list(runner.step.recordings.values())[0].given[0] is prompts                    # copied once
+
+
+def test_a_call_is_one_call_and_a_graph_of_one_frame_gets_one_after_the_other():
+    unet, calls, clip = toy_unet(), [], random_latents(6)
+    class Counted(Runner):
+        def __call__(self, latents, *args):
+            calls.append(len(latents))
+            return super().__call__(latents, *args)
+    class Single(Counted): together = False
+    for kind, expected in ((Counted, [4]), (Single, [2, 2])):
+        engines = [StreamDenoiser(unet, STEPS[1], 6, 3, waits=True, frames_per_step=2, runner=kind(unet)) for _ in "ab"]
+        for engine in engines: engine.warm_up(clip[0][:3], clip[1][:3], clip[2])
+        assert engines[0].frames_per_step == (2 if kind is Counted else 1)
+        calls.clear()
+        for n in (3, 4):
+            one_by_one(engines, [(clip[0][n][None], clip[1][n][None])] * 2)
+            StreamBatch().step(engines)
+        assert calls == (expected if kind is Counted else [1] * 4)
+
+
+def test_a_second_frame_before_the_batch_has_run():
+    "The first then goes alone, and nothing is lost."
+    unet, clip = toy_unet(), random_latents(9)
+    expected = results(StreamDenoiser(unet, STEPS[2], 6, 3), *clip)
+    assert torch.equal(results(StreamDenoiser(unet, STEPS[2], 6, 3, waits=True), *clip), expected)
+
+
+def test_what_cannot_be_a_batch():
+    engines = [StreamDenoiser(toy_unet(), [399], 6, 3, waits=True) for _ in range(2)]
+    clip = random_latents(4)
+    for engine in engines:
+        engine.warm_up(clip[0][:3], clip[1][:3], clip[2])
+        engine.step(clip[0][3:], clip[1][3:])
+    with pytest.raises(ValueError, match="one UNet and one size"): StreamBatch().step(engines)
+    assert StreamBatch().step([]) == [] and StreamBatch().step([StreamDenoiser(toy_unet(), [399], 6, 3)]) == [None]

@@ -118,11 +118,11 @@ class StreamDenoiser:
         frames: int = 1,  # of each row, where there are several rows
     ) -> Tensor:        # (n, 4, h, w) estimate of the clean latents
         "One network call."
-        return self._clean(x, self.runner(x, self._levels(rows, frames), self.text, depth, views), rows, frames)
+        return self._clean(x, self.runner(*self._asked(x, rows, depth, views, frames)), rows, frames)
 
-    def _levels(self, rows: slice, frames: int) -> Tensor:
-        "The timesteps of some rows, once for each frame."
-        return self.timesteps[rows, None].expand(-1, frames).flatten()
+    def _asked(self, x: Tensor, rows: slice, depth: Tensor, views: list, frames: int) -> tuple:
+        "What the runner is given: latents, timesteps, prompt, depth features, views."
+        return x, self.timesteps[rows, None].expand(-1, frames).flatten(), self.text, depth, views
 
     def _clean(self, x: Tensor, out: Tensor, rows: slice, frames: int) -> Tensor:
         "What the network made of `x`, as clean latents."
