@@ -1,10 +1,15 @@
 """Two new frames a call, and several streams in a call, against one frame and one stream a call."""
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
-from helpers import random_latents, relative, toy_unet
+from helpers import moving_clip, random_latents, relative, toy_unet
+from live2diff_nb.cli import make_parser
 from live2diff_nb.engine.stream import StreamDenoiser
 from live2diff_nb.engine.throughput import StreamBatch
+from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.weights.captured import CudaGraphs
 from live2diff_nb.weights.runners import Runner
 
@@ -208,3 +213,53 @@ def test_what_cannot_be_a_batch():
         engine.step(clip[0][3:], clip[1][3:])
     with pytest.raises(ValueError, match="one UNet and one size"): StreamBatch().step(engines)
     assert StreamBatch().step([]) == [] and StreamBatch().step([StreamDenoiser(toy_unet(), [399], 6, 3)]) == [None]
+
+
+# ---- through the pipeline ------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pipe(): return Live2Diff.from_pretrained("tiny", "cpu", graphs=False, height=64, width=64, style="etching")
+
+
+def changing(pipe, clip):
+    "The clip; the style changes on the way, after an odd number of frames."
+    for n, frame in enumerate(clip):
+        if n == 13: pipe.style = "cartoon"
+        yield frame
+    pipe.style = "etching"
+
+
+@pytest.mark.parametrize("change", ["cut", "soft"])
+def test_two_frames_a_call_through_the_pipeline(pipe, change):
+    "A scene cut and a change of style, each after an odd number of frames, an odd end, and a frame that is bad."
+    clip = [*moving_clip(10), None, *moving_clip(10)[4:], *(255 - frame for frame in moving_clip(10))]
+    with warnings.catch_warnings(action="ignore"):
+        one, two = (np.float32(list(pipe.stream(changing(pipe, clip), change=change, frames_per_step=f)))
+                    for f in (1, 2))
+    assert len(one) == len(two) == len(clip) and np.abs(one - two).max() <= 1
+    assert np.abs(one[12] - one[15]).mean() > 1
+
+
+def test_frames_per_step_of_a_pipeline(pipe):
+    with pytest.raises(ValueError, match="frames_per_step must be a whole number from 1 to 8"):
+        pipe.stream(moving_clip(1), frames_per_step=9)
+    with pytest.raises(ValueError, match="from 1 to 8"): Live2Diff.from_pretrained("tiny", "cpu", frames_per_step=0)
+    args = make_parser().parse_args(["translate", "a.mp4", "b.mp4", "--frames-per-step", "2"])
+    assert args.frames_per_step == 2
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_streams_of_a_pipeline(graphs, pipe):
+    "Fed together they are what `stream` gives each; the CPU graphs serve them one after the other, bit-identically."
+    pipe = pipe if not graphs else Live2Diff.from_pretrained("tiny", "cpu", style="etching")
+    clips = [moving_clip(12, pipe.height, pipe.width), moving_clip(15, pipe.height, pipe.width)[3:]]
+    wishes = [dict(prompt="starry night"), dict(style="cartoon", strength=0.3)]
+    streams = pipe.streams()
+    both = [streams.open(wish, seed=k) for k, wish in enumerate(wishes)]
+    out = [[], []]
+    for pair in zip(*clips):
+        found = streams.step(dict(zip(both, pair)))
+        for kept, stream in zip(out, both): kept += found[stream]
+    for k, wish in enumerate(wishes):
+        together = np.float32(out[k] + streams.close(both[k]))
+        alone = np.float32(list(pipe.stream(clips[k], seed=k, **wish)))
+        assert together.shape == alone.shape and np.abs(together - alone).max() <= (0 if graphs else 1)
