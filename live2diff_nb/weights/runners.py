@@ -201,7 +201,7 @@ class PictureGraph:
 # %% ../../nbs/weights/runners.ipynb #rn000051
 class CpuGraphs(Runner):
     "Runs what streams in onnxruntime, and all else in torch."
-    together = False                   # a graph is made for one frame of one stream: they are served one after the other
+    together = False              # a graph is made for one frame of one stream: they are served one after the other
 
     def __init__(
         self,
