@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'randomised', 'random_unet', 'random_pipe', 'wait', 'seconds_of', 'peaks', 'most_memory', 'launches',
-           'started', 'measure_step']
+           'started', 'measure_step', 'measure_streams']
 
 # %% ../nbs/gpu.ipynb #9745868b
 import time
@@ -17,6 +17,7 @@ from .depth.estimator import TinyDepth
 from .depth.midas import DPTHybrid
 from .engine.lcm import make_scheduler, pick_timesteps
 from .engine.stream import StreamDenoiser
+from .engine.throughput import StreamBatch
 from .engine.unet import StreamUNet
 from .pipeline.live2diff import Live2Diff
 from .weights.captured import CudaGraphs
@@ -163,3 +164,31 @@ def measure_step(
     read = engine.cache.nbytes + sum(p.nbytes for p in unet.parameters())
     return {"seconds": took, "over_peak": took * most["rate"] / counter.get_total_flops(), "setup": setup,
             "bandwidth_share": read / took / most["bandwidth"], "launches": launches(step), "memory": memory, **most}
+
+# %% ../nbs/gpu.ipynb #gp14b001
+def measure_streams(
+    device,             # to measure
+    dtype,              # of weights and caches
+    mode: str,          # one of `MODES`
+    height: int = 512,  # of the frames, pixels
+    width: int = 512,   # of the frames, pixels
+    steps: int = 2,     # denoising steps, T
+    streams: int = 1,   # in the batch
+    frames_per_step: int = 1,  # new frames a call, of each stream
+    full: bool = True,  # Stable Diffusion's size
+) -> dict:              # frames per second in all, seconds a call, bytes
+    "A call of the network for several streams, all of them full."
+    unet, batch = random_unet(device, dtype, full), StreamBatch()
+    runner, wide, how = MODES[mode](unet), unet.config.cross_attention_dim, dict(frames_per_step=frames_per_step)
+    timesteps = pick_timesteps(make_scheduler(), steps)
+    engines = [StreamDenoiser(unet, timesteps, runner=runner, waits=True, **how) for _ in range(streams)]
+    x = torch.randn(9, unet.config.in_channels, height // 8, width // 8, device=device).to(dtype)
+    for engine in engines: engine.warm_up(x[:8], x[:8], torch.randn(1, 77, wide, device=device).to(dtype))
+    def call():
+        for engine in engines:
+            for _ in range(frames_per_step): engine.step(x[8:], x[8:])
+        batch.step(engines)
+    for _ in range(steps + 2): call()
+    took = seconds_of(call, device, 30 if full else 3)
+    memory = torch.cuda.max_memory_allocated() if unet.device.type == "cuda" else None
+    return {"streams": streams, "fps_all": streams * frames_per_step / took, "seconds": took, "memory": memory}

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import torch
 
-from .gpu import measure_step, random_pipe, seconds_of
-from .gpu_checks import check_captured, check_half, check_memory_flat
+from .gpu import measure_step, measure_streams, random_pipe, seconds_of
+from .gpu_checks import check_captured, check_half, check_memory_flat, check_together
 from .gpu_choices import check_bright, measure_contiguous, measure_ring
 from .gpu_report import TINY, report, shown
 from .gpu_whole import measure_whole
@@ -73,6 +73,10 @@ CASES = [
     Case("ring attention by form, 512 x 512, T = 2, fp16", "ring", {"dtype": "fp16"}, 90),
     Case("half precision against fp32", "half"), Case("VAE, bright pictures, levels of 255", "bright"),
     sized("contiguous", "whole way, not channels-last", 512, 512, 2, "fp16", depth="dpt"),
+    Case("streams together = alone, fp32", "together", {"dtype": "fp32"}),
+    sized("streams", "two frames a call, captured", 512, 512, 2, "fp16", mode="captured", frames_per_step=2),
+    *(sized("streams", f"{n} in a batch, captured", 512, 512, 2, "fp16", mode="captured", streams=n)
+      for n in (1, 2, 4, 8)),
     sized("step", "step compiled", 512, 512, 2, "fp16", 150, mode="compiled"),
     sized("step", "step compiled, captured", 512, 512, 2, "fp16", 150, mode="compiled, captured"),
     *(sized("step", "step captured", h, w, t, d, mode="captured") for h, w, t, d in (
@@ -138,7 +142,8 @@ KINDS = {"parity": lambda device, full: parity(device),
          "flat": lambda device, full: check_memory_flat(device, torch.float32, 2000 if full else 20),
          "half": lambda device, full: check_half(device, full),
          "bright": lambda device, full: check_bright(device, full),
-         "ring": measure_ring, "contiguous": measure_contiguous,
+         "ring": measure_ring, "contiguous": measure_contiguous, "streams": measure_streams,
+         "together": lambda device, full, dtype: check_together(device, dtype, 24 if full else 4),
          "step": measure_step, "whole": whole, "tiny": tiny, "against": against}
 
 
@@ -187,6 +192,7 @@ def apart(
         said, wrong = out.read().strip().splitlines(), errors.read().strip().splitlines()
     if process.returncode == 0 and said: return json.loads(said[-1])
     return {"error": (wrong or [f"ended without a word, exit code {process.returncode}"])[-1][:300]}
+
 
 # %% ../nbs/gpu_bench.ipynb #d64fbc5c
 def about(

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..depth.estimator import RunningRange
 from ..engine.capture import Lane, PartTimes, to_host
 from ..engine.kvcache import check_window
+from ..engine.several import check_frames
 from .health import depth_picture
 from .prompts import encode_prompts, fit_prompt, style_parts
 from ..video.shown import frame_array, over, resize_frame
@@ -102,9 +103,12 @@ class Models:
         runner: Runner | None = None,     # what runs the networks (weights.runners); None: torch
         lora_rule: str = "alpha",         # scale of LoRAs: by alpha / rank, or "official": without (weights.lora)
         overlap: bool = False,            # True: in `stream` a result comes while the next frame is computed, one later
+        frames_per_step: int = 1,         # new frames a network call of `stream`; 2: more frames/s on a GPU, each later
     ):
         check_size(height, width, factor)
         check_window(window, warmup)
+        check_frames(frames_per_step, window - warmup)
+        self.frames_per_step = frames_per_step
         self.unet, self.vae, self.depth, self.scheduler = unet, vae, depth, scheduler
         self.text_encoder, self.tokenizer, self.clip_skip = text_encoder, tokenizer, clip_skip
         self.height, self.width, self.window, self.warmup = height, width, window, warmup

@@ -21,6 +21,7 @@ from .frames import Models, SimilarFilter
 from .intake import Intake, Ledger, frames_of, until_error
 from .session import Session
 from .settings import CHECKS, Settings, Travel
+from .streams import Streams, own_settings
 from ..weights.config import read_config
 from ..weights.memory import stream_bytes
 from ..weights.real import load_real, save_real
@@ -112,6 +113,7 @@ class Pipeline:
     height, width, window, warmup = (short_for("models", n) for n in ("height", "width", "window", "warmup"))
     max_timestep, factor, clip_skip = (short_for("models", n) for n in ("max_timestep", "factor", "clip_skip"))
     runner, device, dtype, timings = (short_for("models", n) for n in ("runner", "device", "dtype", "timings"))
+    frames_per_step = short_for("models", "frames_per_step")
 
     @classmethod
     def from_parts(
@@ -123,6 +125,10 @@ class Pipeline:
         models = Models(**{name: value for name, value in parts.items() if name in PARTS})
         wanted = {name: value for name, value in parts.items() if name in SETTINGS}
         return cls(models, Settings(models, **{"style": next(iter(models.styles), None), **wanted}))
+
+    def streams(self) -> Streams:
+        "Several streams, fed frame by frame, whose network calls are made together."
+        return Streams(self)
 
     def memory_estimate(
         self,
@@ -218,6 +224,7 @@ class Live2Diff(Pipeline):
         on_cut: str = "rewarm",           # at a scene cut: "rewarm", "repeat" (at once, for live pictures) or "keep"
         fade: str | int = 0,              # how long prompts and seeds of a schedule cross-fade: "1s", or frames
         fps: float | None = None,         # of a schedule; None: the source's times, else 25
+        frames_per_step: int | None = None,  # new frames a network call: 2 gives more frames/s on a GPU, each later
     ) -> Iterator[np.ndarray]:            # (height, width, 3) uint8 RGB, one per input frame
         "Translate frames as they come, with settings of its own; what is set in the pipeline meanwhile reaches it."
         if change not in ("cut", "soft"):
@@ -229,11 +236,11 @@ class Live2Diff(Pipeline):
         if "prompt" in travels:
             for prompt in reversed(travels["prompt"].values): CHECKS["prompt"](self.models, prompt)
         if "seed" in travels: seed = travels["seed"].values[0]
-        given = dict(prompt=prompt, style=style, steps=steps, strength=strength, lora=lora, fit=fit)
-        given = {name: value for name, value in given.items() if value is not None}
-        if prompt is not None and style is None and not self.prompt_keeps_style: given["style"] = None
+        given = own_settings(self.settings, dict(prompt=prompt, style=style, steps=steps, strength=strength, lora=lora,
+                                                 fit=fit))
         self.seed, self.latencies = whole_seed(seed), deque(maxlen=10_000)
         self.models.times = PartTimes(self.models.device)                      # running streams keep theirs
         fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
-        session = Session(self, self.seed, fixed_noise, change, on_cut=on_cut, given=given, travels=travels)
+        session = Session(self, self.seed, fixed_noise, change, on_cut=on_cut, given=given, travels=travels,
+                          frames_per_step=self.frames_per_step if frames_per_step is None else frames_per_step)
         return run_session(session, source, None if similar is None else SimilarFilter(similar), self.latencies, fps)

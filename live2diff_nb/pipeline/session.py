@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..depth.estimator import RunningRange
 from ..engine.noise import FrameNoise, whole_seed
+from ..engine.several import check_frames
 from ..engine.stream import StreamDenoiser
 from .cuts import CutJudge
 from .health import Health, finite_ones
@@ -42,12 +43,15 @@ class Session:
         on_cut: str = "keep",     # what a scene cut does, one of `ON_CUT`
         given: dict | None = None,     # settings of this stream alone, name -> value
         travels: dict | None = None,   # "prompt", "seed" -> `Travel`
+        frames_per_step: int = 1,      # new frames a network call
+        waits: bool = False,           # True: the calls are made by a `StreamBatch`
     ):
+        check_frames(frames_per_step, pipe.models.window - pipe.models.warmup)
         if on_cut not in ON_CUT: raise ValueError(f"on_cut must be one of {', '.join(ON_CUT)}, got {on_cut!r}")
         self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(given or {})
         self.seen, self.change, self.version = self.base.times_set.copy(), change, self.settings.version
         self.noise, self.fixed_noise = FrameNoise(whole_seed(seed), fixed_noise), fixed_noise
-        self.how = dict(use_depth=use_depth, slide=slide)                      # of the engine
+        self.how = dict(use_depth=use_depth, slide=slide, frames_per_step=frames_per_step, waits=waits)   # an engine
         self.on_cut, self.judge, self.quick = on_cut, None if on_cut == "keep" else CutJudge(), False
         self.travels, self.stages = dict(travels or {}), {}
         self.loras, self.texts, self.told = {}, {}, set()
@@ -183,7 +187,7 @@ class Session:
                 return ready
         with self.models.timed("unet"):
             x0 = self.engine.step(*encoded)
-        return ready + ([] if x0 is None else [x0])
+        return ready + ([] if x0 is None else list(x0.split(1)))
 
     def to_frames(
         self,

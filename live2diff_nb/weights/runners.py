@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..engine.several import STREAMED
 from ..engine.temporal import RingView
 from ..engine.unet import StreamStep, StreamUNet
 from .copies import GraphCopy
@@ -109,7 +110,7 @@ class CompiledSteps(Runner):
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
         "Arguments and result as `Runner`."
-        run = self.step if temporal and isinstance(temporal[0], RingView) else self.unet
+        run = self.step if temporal and isinstance(temporal[0], STREAMED) else self.unet
         return run(latents, timesteps, text, depth, temporal)
 
 # %% ../../nbs/weights/runners.ipynb #93107816
@@ -200,6 +201,7 @@ class PictureGraph:
 # %% ../../nbs/weights/runners.ipynb #rn000051
 class CpuGraphs(Runner):
     "Runs what streams in onnxruntime, and all else in torch."
+    together = False              # a graph is made for one frame of one stream: they are served one after the other
 
     def __init__(
         self,
