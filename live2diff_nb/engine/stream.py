@@ -15,7 +15,7 @@ from torch import Tensor
 from .kvcache import KVCache, RingTable, check_window
 from .lcm import RowScalings, add_noise, consistency, make_scheduler, predict_x0, row_scalings
 from .noise import FrameNoise, recorded_noise
-from .unet import StreamUNet, chunk_views, ring_views
+from .temporal import chunk_views, ring_views
 
 # %% ../../nbs/engine/stream.ipynb #4c977727
 class InFlight(NamedTuple):
@@ -87,7 +87,7 @@ class StreamDenoiser:
 
     def __init__(
         self,
-        unet: StreamUNet,           # the denoiser
+        unet,                       # StreamUNet, or what stands for it until it is needed (weights.late)
         timesteps: list[int],       # one a denoising row, noisiest first, e.g. [399, 159]
         window: int = 16,           # frames a temporal layer sees, L
         warmup: int = 8,            # of which the first ones of the stream, L_w
@@ -124,7 +124,8 @@ class StreamDenoiser:
         depth: Tensor,  # (n, 4, h, w) depth latents
     ) -> Tensor:        # (n, c0, h, w) once a frame; they travel with it
         "What the depth adapter adds to the UNet's first convolution."
-        if self.use_depth: return self.unet.encode_depth(depth)
+        adapter = self.runner if hasattr(self.runner, "encode_depth") else self.unet
+        if self.use_depth: return adapter.encode_depth(depth)
         return depth.new_zeros(len(depth), self.unet.config.block_out_channels[0], *depth.shape[-2:])
 
     @torch.inference_mode()
@@ -153,7 +154,7 @@ class StreamDenoiser:
             new = getattr(self.runner, "new_cache", KVCache)
             self.cache = new(self.rows, unet.temporal_shapes(*self.size), self.window, unet.device, unet.dtype)
         self.cache.clear()
-        self.tables = [layer.position_table(self.window) for layer in self.unet.temporal_layers]
+        self.tables = self.unet.position_tables(self.window)
 
     def _noise(self, like: Tensor, noise: dict | None, numbers) -> tuple[Tensor, Tensor]:
         "`encode` (F, 4, h, w) and `inject` (T-1, F, 4, h, w): recorded, or the frames' own."

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from ..engine.capture import Captured
 from ..engine.kvcache import KVCache
 from ..engine.temporal import RingView
-from ..engine.unet import StreamUNet
 from .runners import Runner, vae_decode, vae_encode
 
 # %% ../../nbs/weights/captured.ipynb #1655435e
 def captured_step(
-    unet: StreamUNet,  # whose step it is
+    unet,              # StreamUNet, whose step it is
     *tensors,          # latents, timesteps, depth, slot, position, bias, text; then the tables; then the caches
 ) -> Tensor:           # (rows, 4, h, w)
     "A streaming step of tensors alone, as `Captured` calls it."
@@ -41,7 +40,7 @@ class CudaGraphs(Runner):
 
     def __init__(
         self,
-        unet: StreamUNet,  # the network of the streaming steps
+        unet,              # StreamUNet, the network of the streaming steps
         network=None,      # recorded in its place, with the same weights: compiled, say
     ):
         super().__init__(unet)
@@ -114,7 +113,7 @@ class CudaGraphs(Runner):
 
 
 def usual_runner(
-    unet: StreamUNet,  # of the pipeline
+    unet,      # StreamUNet, of the pipeline
 ) -> Runner:
     "On a GPU captured calls, elsewhere plain ones."
     return CudaGraphs(unet) if unet.device.type == "cuda" else Runner(unet)
