@@ -15,7 +15,7 @@ from torch import Tensor
 from .kvcache import KVCache, RingTable, check_window
 from .lcm import RowScalings, add_noise, consistency, make_scheduler, predict_x0, row_scalings
 from .noise import FrameNoise, recorded_noise
-from .temporal import chunk_views, ring_views
+from .views import chunk_views, ring_views
 
 # %% ../../nbs/engine/stream.ipynb #4c977727
 class InFlight(NamedTuple):
@@ -148,6 +148,7 @@ class StreamDenoiser:
     def _reset(self, latents: Tensor, text: Tensor):
         "Empty the pipeline and the cache; memory is allocated once for each latent size."
         self.text, self.streamed, self.flight = text, self.warmup if self.slide else 0, [None] * self.rows
+        self.worked = [None] * self.rows                         # frame that each row had in the latest step
         self.count = max(self.count, self.warmup)
         if self.cache is None or self.size != latents.shape[-2:]:
             self.size, unet = latents.shape[-2:], self.unet
@@ -171,6 +172,7 @@ class StreamDenoiser:
     ) -> Tensor | None:             # (1, 4, h, w) of the frame T-1 ago, or None while the pipeline fills
         "Take one frame in, move every frame in flight one row on."
         self.flight[0] = self._enter(latent, depth, noise)
+        self.worked = [frame and frame.number for frame in self.flight]
         return self._advance(noise and noise.get("inject"))
 
     @torch.inference_mode()
@@ -180,8 +182,9 @@ class StreamDenoiser:
         depth: Tensor,              # (1, 4, h, w) its depth latent
         noise: dict | None = None,  # as in `step`, but `inject` is this frame's own
     ) -> Tensor:                    # (1, 4, h, w) of this frame
-        "The twin: all steps of this frame now, one row a call."
+        "The twin: all steps of this frame now, one row a call. Frames in flight must be drained first."
         self.flight[0] = self._enter(latent, depth, noise)
+        self.worked = [self.flight[0].number] * self.rows
         for _ in range(self.rows):
             x0 = self._advance(noise and noise.get("inject"))
         return x0

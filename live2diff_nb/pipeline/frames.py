@@ -199,7 +199,8 @@ class Models:
     ) -> tuple[list[np.ndarray], bool]:  # (h*f, w*f, 3) uint8, each an array of its own; were all numbers finite?
         "Latents decoded; what is not a number is black."
         with self.timed("vae"):
-            pictures = self.runner.decode(self.parts.vae, latents).float().mul_(127.5).add_(128)   # adds a half, cuts: rounds
+            pictures = self.runner.decode(self.parts.vae, latents).float()
+            pictures = pictures.mul_(127.5).add_(128)                          # adds a half, cuts: rounds
             finite = pictures.sum().isfinite().to(torch.uint8)[None]
             pictures = pictures.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
             flat = torch.cat([pictures.flatten(), finite]).cpu().numpy()       # one copy: a GPU is waited for once

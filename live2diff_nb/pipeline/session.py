@@ -100,11 +100,11 @@ class Session:
 
     def new_engine(self) -> StreamDenoiser:
         "An engine for the present strength and steps; frame numbers, and so the noise, continue."
-        m = self.models
+        m, parts = self.models, self.models.parts
         self.loras, timesteps = self.settings.all_loras(), self.settings.timesteps()
         self.texts.clear()
         m.apply_lora(self.loras)
-        engine = StreamDenoiser(m.parts.unet, timesteps, m.window, m.warmup, m.parts.scheduler, runner=m.runner, **self.how)
+        engine = StreamDenoiser(parts.unet, timesteps, m.window, m.warmup, parts.scheduler, runner=m.runner, **self.how)
         engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise
         return engine
 
@@ -177,8 +177,9 @@ class Session:
             ready += self.start(slice(-1, None) if alone else slice(None))
             if self.models.warmup:
                 return ready
-        step = self.engine.step if self.models.order == "pipelined" else self.engine.step_sequential
-        with self.models.timed("unet"): x0 = step(*encoded)
+        one = self.models.order == "sequential"
+        if one: ready += self.drain()                                          # the order may have changed just now
+        with self.models.timed("unet"): x0 = (self.engine.step_sequential if one else self.engine.step)(*encoded)
         return ready + ([] if x0 is None else [x0])
 
     def to_frames(

@@ -92,7 +92,7 @@ def tables_of(
     heads: int,   # temporal heads
     window: int,  # number of positions
 ) -> list[Tensor]:
-    "`StreamUNet.position_tables` from the weights alone: the encoder's layers come first, by the alphabet as in the network."
+    "`StreamUNet.position_tables` from the weights alone: in the order of the names, which is that of the layers."
     stems = [name.removesuffix("to_q.weight") for name in state
              if ".attention_blocks." in name and name.endswith("to_q.weight")]
     weights = [[state[f"{stem}to_{kind}.weight"] for kind in "qkv"] for stem in sorted(stems, key=number_parts)]

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .. import depth, engine, weights
 from ..engine.lcm import make_scheduler, scheduler_numbers
 from .late import Late, known_of, known_tokenizer, known_unet, whole
-from .runners import GRAPHS, CpuGraphs
+from .cpu import GRAPHS, CpuGraphs
 
 # %% ../../nbs/weights/tiny.ipynb #040f1ec0
 TINY = Path(files("live2diff_nb")) / "assets" / "tiny"
@@ -44,8 +44,8 @@ def fold_state(
     units = [name.removesuffix("1.running_mean") for name in state if name.endswith("1.running_mean")]
     kept = {name: value for name, value in state.items() if not any(name.startswith(unit) for unit in units)}
     for unit in units:
-        mean, var, scale, shift = (state[f"{unit}1.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
-        weight, bias = fuse_conv_bn_weights(state[f"{unit}0.weight"], None, mean, var, 1e-5, scale, shift)
+        mean, var, *affine = (state[f"{unit}1.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+        weight, bias = fuse_conv_bn_weights(state[f"{unit}0.weight"], None, mean, var, 1e-5, *affine)
         kept |= {f"{unit}0.weight": weight.detach(), f"{unit}0.bias": bias.detach()}
     return kept
 
@@ -143,4 +143,5 @@ def load_models(
     if not (graphs and has_graphs(device, dtype)):
         with torch.device("cpu"): return {**load_parts(where, device, dtype), "runner": None}
     parts = late_parts(where)
-    return {**parts, **usual_settings(where), "runner": CpuGraphs({name: parts[name] for name in GRAPHS.values()}, TINY)}
+    runner = CpuGraphs({name: parts[name] for name in GRAPHS.values()}, TINY)
+    return {**parts, **usual_settings(where), "runner": runner}
