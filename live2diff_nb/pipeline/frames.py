@@ -153,7 +153,7 @@ class Models:
     @property
     def order(self) -> str:
         "How the denoising steps follow each other: the one that was chosen, or the runner's."
-        return self._order or self.runner.order
+        return self._order or self.runner.usual_order(self.height, self.width)
 
     @order.setter
     def order(

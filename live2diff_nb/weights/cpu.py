@@ -140,16 +140,15 @@ GRAPHS = dict(text="text_encoder", encode="vae", decode="vae", depth="depth", ad
 class CpuGraphs(Runner):
     "Runs what streams in onnxruntime, and all else in torch."
 
-    order = "sequential"
-
     def __init__(
         self,
         models: dict,      # `unet`, `vae` (TinyVAE), `depth`, `text_encoder`, or `Late` ones: single precision, CPU
         folder: Path,      # of the graphs
         window: int = 16,  # slots of the cache that the step was exported for, L
+        size: int = 256,   # of the frames that the graphs were exported for, pixels
     ):
         super().__init__(models["unet"])
-        self.models, self.beside, self.window = models, Pool(1, "beside-depth"), window
+        self.models, self.beside, self.window, self.size = models, Pool(1, "beside-depth"), window, size
         def copy(name, part, more=None): return GraphCopy(folder / f"{name}.onnx", part, models[part], more=more)
         self.step, self.warmup = StepGraph(copy("step", "unet", self._tables)), WarmupGraph(copy("warmup", "unet"))
         self.graphs = {name: MethodGraph(copy(name, part)) for name, part in GRAPHS.items()}
@@ -215,6 +214,14 @@ class CpuGraphs(Runner):
         "How near each pixel is."
         out = self._run("depth", depth, frames)
         return depth.estimate(frames) if out is None else out
+
+    def usual_order(
+        self,
+        height: int,  # of the frames, pixels
+        width: int,   # of the frames, pixels
+    ) -> str:         # as `Runner.usual_order`
+        "A row has all cores to itself, so nothing is gained by waiting for another one; torch runs other sizes."
+        return "sequential" if height == width == self.size else super().usual_order(height, width)
 
     def submit(
         self,
