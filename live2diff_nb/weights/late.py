@@ -42,7 +42,10 @@ class Late:
         if name.startswith("__") or "known" not in self.__dict__: raise AttributeError(name)
         return self.known[name] if name in self.known else getattr(self.whole, name)
 
-    def __call__(self, *inputs):
+    def __call__(
+        self,
+        *inputs,  # as the part takes them
+    ):
         return self.whole(*inputs)
 
 
@@ -115,5 +118,6 @@ def known_tokenizer(
     "What turns texts into tokens, without transformers."
     from tokenizers import Tokenizer
     settings, table = read_json(folder / "tokenizer_config.json"), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    table.no_padding(), table.no_truncation()                         # whoever asks says how long the result shall be
     return dict(model_max_length=settings["model_max_length"], pad_token_id=table.token_to_id(settings["pad_token"]),
                 encode=lambda text, verbose=False: table.encode(text).ids)
