@@ -64,6 +64,14 @@ class StepGraph(UNetGraph):
         return self.takes([latents[:1].shape, text.shape, *halves])
 
     @torch.inference_mode()
+    def _row(self, k: int, latents, timesteps, text, depth, temporal) -> Tensor:
+        "Row `k` alone: its result; the new keys and values go into the cache."
+        own = [x[k : k + 1] for x in (latents, timesteps.expand(len(latents)), depth, *temporal[0][1:4])]
+        caches = (half[k : k + 1] for view in temporal for half in view.kv)
+        out, *fresh = self.run((*own[:2], text, *own[2:], *caches))
+        for view, new in zip(temporal, fresh): view.kv[:, k, :, :, int(view.slot[k])] = new[:, 0]
+        return out
+
     def __call__(
         self,
         latents: Tensor,    # (rows, c, h, w) noisy; all five as in `Runner`
@@ -72,15 +80,8 @@ class StepGraph(UNetGraph):
         depth: Tensor,      # (rows, c0, h, w) features
         temporal: list,     # a view for each temporal layer
     ) -> Tensor:            # (rows, c, h, w)
-        "One step; the new keys and values go into the cache."
-        outs, ring = [], (latents, timesteps.expand(len(latents)), depth, *temporal[0][1:4])
-        for k in range(len(latents)):
-            own = [x[k : k + 1] for x in ring]
-            caches = (half[k : k + 1] for view in temporal for half in view.kv)
-            out, *fresh = self.run((*own[:2], text, *own[2:], *caches))
-            for view, new in zip(temporal, fresh): view.kv[:, k, :, :, int(view.slot[k])] = new[:, 0]
-            outs.append(out)
-        return torch.cat(outs)
+        "One step, a row a call."
+        return torch.cat([self._row(k, latents, timesteps, text, depth, temporal) for k in range(len(latents))])
 
 
 class WarmupGraph(UNetGraph):
@@ -121,7 +122,6 @@ class MethodGraph:
     ):
         self.copy, self.input = copy, None
 
-    @torch.inference_mode()
     def __call__(
         self,
         x: Tensor,       # (n, ...)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..engine.temporal import RingView
+from .late import whole
 
 # %% ../../nbs/weights/runners.ipynb #3d0151f4
 def vae_encode(
@@ -39,6 +40,7 @@ def text_encode(
     clip_skip: int = 0,  # how many of the last layers to leave out
 ) -> Tensor:             # (prompts, tokens, dim)
     "Tokens to embeddings."
+    text_encoder = whole(text_encoder)
     out = text_encoder(tokens, output_hidden_states=clip_skip > 0)
     if not clip_skip: return out.last_hidden_state
     body = getattr(text_encoder, "text_model", text_encoder)
