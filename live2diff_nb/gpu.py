@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .depth.estimator import TinyDepth
+from .depth.small import TinyDepth
 from .depth.midas import DPTHybrid
 from .engine.lcm import make_scheduler, pick_timesteps
 from .engine.stream import StreamDenoiser

@@ -49,7 +49,7 @@ def check_captured(
     def run(case, size, text, fresh=True):
         x = torch.randn(8 + frames, 4, size, size, **like)
         for engine in engines if fresh else (): engine.warm_up(x[:8], x[:8], text)
-        for engine in engines: engine.text, engine.tables = text, [t.position_table(16) for t in unet.temporal_layers]
+        for engine in engines: engine.text, engine.tables = text, unet.position_tables(16)
         pairs = [[engine.step(frame, frame) for engine in engines] for frame in x[8:, None]]
         worst[case] = max(off(b, a) for a, b in pairs if a is not None)
     texts = torch.randn(2, 1, 77, unet.config.cross_attention_dim, **like)

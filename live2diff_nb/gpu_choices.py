@@ -21,7 +21,8 @@ from .gpu import peaks, random_pipe, randomised, seconds_of
 from .gpu_whole import measure_whole
 from .weights.rehearse import FULL, SMALL
 from .weights.runners import vae_decode, vae_encode
-from .weights.tiny import TINY, TinyVAE, load_part
+from .weights.tiny import TINY, load_part
+from .weights.vae import TinyVAE
 
 # %% ../nbs/gpu_choices.ipynb #gc000006
 def by_sums(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from live2diff_nb.data.teachers import STYLES
-from live2diff_nb.depth.estimator import TinyDepth
+from live2diff_nb.depth.small import TinyDepth
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.tiny.denoiser import TINY_UNET, Painter, train_stage
 from live2diff_nb.training import checkpoints
@@ -19,7 +19,8 @@ from live2diff_nb.training.checkpoints import load_state
 from live2diff_nb.training.chunks import train_recipe
 from live2diff_nb.training.loop import Run
 from live2diff_nb.training.recipe import NAMED, change
-from live2diff_nb.weights.tiny import TINY, TinyVAE
+from live2diff_nb.weights.tiny import TINY
+from live2diff_nb.weights.vae import TinyVAE
 
 TOY = change(NAMED["toy"], dict(size=32, frames=4, warmup=2, steps=[2, 3], strips=0, batch=2, per_pass=1, every=0))
 SMALL = dict(TINY_UNET, block_out_channels=(8, 8, 16), depth_channels=(8,))

@@ -9,7 +9,7 @@ import torch
 from live2diff_nb import Live2Diff
 from live2diff_nb.data.camera import PhotoClips
 from live2diff_nb.data.teachers import STYLES
-from live2diff_nb.depth.estimator import TinyDepth
+from live2diff_nb.depth.small import TinyDepth
 from live2diff_nb.judge.witness import WITNESS
 from live2diff_nb.tiny.autoencoder import edge_loss
 from live2diff_nb.tiny.build import main
@@ -17,7 +17,8 @@ from live2diff_nb.tiny.denoiser import TINY_UNET, PairLoss, Painter, train_stage
 from live2diff_nb.training.checkpoints import load_state
 from live2diff_nb.training.loop import Run
 from live2diff_nb.weights import tiny
-from live2diff_nb.weights.tiny import TINY, TinyVAE
+from live2diff_nb.weights.tiny import TINY
+from live2diff_nb.weights.vae import TinyVAE
 
 SMALL = dict(TINY_UNET, block_out_channels=(8, 8, 16), depth_channels=(8,))
 

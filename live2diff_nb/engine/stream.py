@@ -17,7 +17,8 @@ from .lcm import (RowScalings, add_noise, check_timesteps, consistency, make_sch
                                      row_scalings)
 from .noise import FrameNoise, recorded_noise
 from .several import FramesTable, FramesView, check_frames, side_by_side
-from .unet import StreamUNet, chunk_views, ring_views
+from .views import chunk_views, ring_views
+
 
 # %% ../../nbs/engine/stream.ipynb #4c977727
 class InFlight(NamedTuple):
@@ -82,7 +83,7 @@ class StreamDenoiser:
 
     def __init__(
         self,
-        unet: StreamUNet,           # the denoiser
+        unet,                       # StreamUNet, or what stands for it until it is needed (weights.late)
         timesteps: list[int],       # one a denoising row, noisiest first, e.g. [399, 159]
         window: int = 16,           # frames a temporal layer sees, L
         warmup: int = 8,            # of which the first ones of the stream, L_w
@@ -132,7 +133,8 @@ class StreamDenoiser:
     def _asked(self, x: Tensor, rows: slice, depth: Tensor, views: list, frames: int) -> tuple:
         "What the runner is given: latents, timesteps, the prompt's keys and values, depth features, views."
         if self.words is None:
-            with torch.no_grad(): self.words = self.unet.read_text(self.text)
+            reader = self.runner if hasattr(self.runner, "read_text") else self.unet
+            with torch.no_grad(): self.words = reader.read_text(self.text)
         return x, self.timesteps[rows, None].expand(-1, frames).flatten(), self.words, depth, views
 
     def _clean(self, x: Tensor, out: Tensor, rows: slice, frames: int) -> Tensor:
@@ -145,7 +147,8 @@ class StreamDenoiser:
         depth: Tensor,  # (n, 4, h, w) depth latents
     ) -> Tensor:        # (n, c0, h, w) once a frame; they travel with it
         "What the depth adapter adds to the UNet's first convolution."
-        if self.use_depth: return self.unet.encode_depth(depth)
+        adapter = self.runner if hasattr(self.runner, "encode_depth") else self.unet
+        if self.use_depth: return adapter.encode_depth(depth)
         return depth.new_zeros(len(depth), self.unet.config.block_out_channels[0], *depth.shape[-2:])
 
     @torch.inference_mode()
@@ -169,12 +172,13 @@ class StreamDenoiser:
         "Empty the pipeline and the cache; memory is allocated once for each latent size."
         self.text, self.streamed, self.flight = text, self.warmup if self.slide else 0, [None] * self.rows
         self.waiting, self.count = [], max(self.count, self.warmup)
+        self.worked = [None] * self.rows                         # frame that each row had in the latest step
         if self.cache is None or self.size != latents.shape[-2:]:
             self.size, unet = latents.shape[-2:], self.unet
             new = getattr(self.runner, "new_cache", KVCache)
             self.cache = new(self.rows, unet.temporal_shapes(*self.size), self.window, unet.device, unet.dtype)
         self.cache.clear()
-        self.tables = [layer.position_table(self.window) for layer in self.unet.temporal_layers]
+        self.tables = self.unet.position_tables(self.window)
 
     def _noise(self, like: Tensor, noise: dict | None, numbers) -> tuple[Tensor, Tensor]:
         "`encode` (F, 4, h, w) and `inject` (T-1, F, 4, h, w): recorded, or the frames' own."
@@ -192,6 +196,7 @@ class StreamDenoiser:
         "Take one frame in; when a call is full, move every frame in flight one row on."
         before = self._advance() if self.waits and self.flight[0] else None         # it has waited for a batch
         self._enter(latent, depth, noise)
+        self.worked = [frame and frame.number for frame in self.flight]
         if self.waits or not self.flight[0]: return before
         return self._advance(noise and self.flight[0].inject)
 
@@ -202,8 +207,9 @@ class StreamDenoiser:
         depth: Tensor,              # (1, 4, h, w) its depth latent
         noise: dict | None = None,  # as in `step`, but `inject` is this frame's own
     ) -> Tensor:                    # (f, 4, h, w) of this frame; None: its call is not full
-        "The twin: all steps of this frame now, one row a call."
+        "The twin: all steps of this frame now, one row a call. Frames in flight must be drained first."
         self._enter(latent, depth, noise)
+        self.worked = [self.flight[0] and self.flight[0].number] * self.rows
         results = [self._advance() for _ in range(self.rows if self.flight[0] else 0)]
         return results[-1] if results else None
 

@@ -23,7 +23,7 @@ class PipelineModel:
         size: int | None = None,  # working height, pixels; None: the pipeline's
     ):
         self.pipe, self.styles, self.shape = pipe, list(pipe.styles), pipe.width / pipe.height
-        self.multiple = pipe.factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+        self.multiple = pipe.multiple
         self.wanted, self.timings, self.answered = Level(pipe.steps, size or pipe.height), {}, 0
         check_size(self.wanted.size, self.wanted.size, self.multiple)
 
@@ -35,7 +35,7 @@ class PipelineModel:
     @property
     def device(self) -> torch.device:
         "That the model is on."
-        return self.pipe.unet.device
+        return self.pipe.device
 
     def ladder(
         self,

@@ -9,6 +9,8 @@ __all__ = ['Watch', 'engine_picture', 'EngineView']
 import time
 from contextlib import contextmanager
 
+import torch
+
 from ..engine.stream import StreamDenoiser
 from ..engine.temporal import placed, ring_scores
 
@@ -21,7 +23,7 @@ class Watch:
         layer: int = 0,     # number of the temporal layer; beyond the last: the last
         location: int = 0,  # number of the place on its feature map, row by row; beyond the last: the last
     ):
-        self.layer, self.location, self.weights, self.locations = layer, location, None, 0
+        self.layer, self.location, self.weights, self.locations, self.rows = layer, location, None, 0, 1
 
     @contextmanager
     def on(
@@ -29,7 +31,7 @@ class Watch:
         engine: StreamDenoiser,  # whose next step is watched
     ):
         "While it lasts, the engine runs its UNet in torch and the layer's weights are caught."
-        layers = engine.unet.temporal_layers
+        layers, self.rows = engine.unet.temporal_layers, engine.rows
         self.layer = min(self.layer, len(layers) - 1)
         hook = layers[self.layer].register_forward_pre_hook(self._catch)
         try:
@@ -48,7 +50,10 @@ class Watch:
         small = view._replace(kv=view.kv[:, :, at])
         weights = ring_scores(placed(q, small), k, small).softmax(-1)
         weights = weights[:, 0].mean(1)                      # (rows, L + 1), mean over heads; the new frame is last
-        self.weights = weights[:, :-1].scatter_add(1, view.slot[:, None], weights[:, -1:])
+        new = weights[:, :-1].scatter_add(1, view.slot[:, None], weights[:, -1:])
+        alone = len(new) == 1 and self.weights is not None   # one row after the other: together they are the step
+        self.weights = torch.cat([self.weights, new])[-self.rows :] if alone else new
+
 
 # %% ../../nbs/live/view.ipynb #09543047
 def engine_picture(
@@ -56,10 +61,9 @@ def engine_picture(
     watch: Watch | None = None,  # that saw the step
 ) -> dict:                       # rows (None: idle), warmup, window, timesteps; with a watch layer and location: JSON
     "Rows, frames, slots, positions and attention of the step that was just made."
-    rows, newest, warm = [], engine.streamed - 1, engine.warmup
-    for row in range(engine.rows):
-        n = newest - row
-        if n < 0:
+    rows, warm = [], engine.warmup
+    for row, n in enumerate(engine.worked):
+        if n is None:
             rows.append(None)
             continue
         slot, position, bias = (x[0].tolist() for x in engine.ring.rows([n]))

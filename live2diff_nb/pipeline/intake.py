@@ -145,8 +145,8 @@ class Intake:
         self.shape, m = (h, w), self.models
         lost = lost_by_crop((h, w), m.height, m.width)
         if fit == "crop" and lost > 0.25 and not self.said:
-            self.said, step = True, m.factor * 2 ** (len(m.unet.config.block_out_channels) - 1)
-            high, wide = size_like((h, w), m.height, m.width, step)
+            self.said = True
+            high, wide = size_like((h, w), m.height, m.width, m.multiple)
             warnings.warn(f"{lost:.0%} of each frame ({w} x {h}) is cut away to fill {m.width} x {m.height}: "
                           f"fit=\"pad\" keeps all of it, and so does a working size of its shape, {wide} x {high}",
                           stacklevel=3)

@@ -15,6 +15,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
+from .. import weights
 from ..engine.capture import PartTimes
 from ..engine.noise import whole_seed
 from .frames import Models, SimilarFilter
@@ -22,9 +23,6 @@ from .intake import Intake, Ledger, frames_of, until_error
 from .session import Session
 from .settings import CHECKS, Settings, Travel
 from .streams import Streams, own_settings
-from ..weights.config import read_config
-from ..weights.memory import stream_bytes
-from ..weights.real import load_real, save_real
 from ..weights.tiny import load_models
 
 # %% ../../nbs/pipeline/live2diff.ipynb #lsort001
@@ -114,6 +112,7 @@ class Pipeline:
     max_timestep, factor, clip_skip = (short_for("models", n) for n in ("max_timestep", "factor", "clip_skip"))
     runner, device, dtype, timings = (short_for("models", n) for n in ("runner", "device", "dtype", "timings"))
     frames_per_step = short_for("models", "frames_per_step")
+    order, multiple = short_for("models", "order"), short_for("models", "multiple")
 
     @classmethod
     def from_parts(
@@ -140,9 +139,9 @@ class Pipeline:
         m, vae = self.models, (type(self.vae), dict(self.vae.config))
         size = height or m.height, width or m.width, steps or self.steps
         parts = dict(unet=m.unet, vae=m.vae, depth=m.depth, text_encoder=m.text_encoder)
-        weights = {name: sum(p.nbytes for p in part.parameters()) for name, part in parts.items()}
-        stream = stream_bytes(m.unet, vae, m.unet.dtype, *size, m.window, m.warmup, m.factor)
-        return {**weights, **stream, "kept for LoRA": sum(base.nbytes for base in m.loras.base.values())}
+        own = {name: sum(p.nbytes for p in part.parameters()) for name, part in parts.items()}
+        stream = weights.stream_bytes(m.unet, vae, m.unet.dtype, *size, m.window, m.warmup, m.factor)
+        return {**own, **stream, "kept for LoRA": sum(base.nbytes for base in m.loras.base.values())}
 
     def set_lora(
         self,
@@ -187,7 +186,7 @@ class Live2Diff(Pipeline):
         check_names(settings, PARTS + SETTINGS + (() if name == "tiny" else LOADING))
         if lora: settings["lora"] = dict(lora)
         if name == "tiny": return cls.from_parts({**load_models(name, device, dtype, graphs), **settings})
-        return cls.from_parts(load_real(name, device, dtype, **given, **settings))
+        return cls.from_parts(weights.load_real(name, device, dtype, **given, **settings))
 
     @classmethod
     def from_config(
@@ -198,7 +197,7 @@ class Live2Diff(Pipeline):
         **settings,   # as in `from_pretrained`; they win over the file
     ) -> "Live2Diff":
         "The pipeline of one of the official config files: models, LoRAs, prompt, steps."
-        found = {**read_config(path), **settings}
+        found = {**weights.read_config(path), **settings}
         return cls.from_pretrained(found.pop("name"), device, dtype, **found)
 
     def save_pretrained(
@@ -206,7 +205,7 @@ class Live2Diff(Pipeline):
         folder: str | Path,  # new or empty
     ):
         "Write every part in diffusers' folder layout, for `from_pretrained(folder)`."
-        save_real(self, folder)
+        weights.save_real(self, folder)
 
     def stream(
         self,

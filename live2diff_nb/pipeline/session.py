@@ -107,11 +107,11 @@ class Session:
 
     def new_engine(self) -> StreamDenoiser:
         "An engine for the present strength and steps; frame numbers, and so the noise, continue."
-        m = self.models
+        m, parts = self.models, self.models.parts
         self.loras, timesteps = self.settings.all_loras(), self.settings.timesteps()
         self.texts.clear()
         m.apply_lora(self.loras)
-        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, runner=m.runner, **self.how)
+        engine = StreamDenoiser(parts.unet, timesteps, m.window, m.warmup, parts.scheduler, runner=m.runner, **self.how)
         engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise
         return engine
 
@@ -122,7 +122,7 @@ class Session:
         "Its embedding, made once; what does not fit is said once."
         key = prompt, self.settings.style
         if key not in self.texts:
-            self.texts[key], tokenizer = self.models.embed(*key), self.models.tokenizer
+            self.texts[key], tokenizer = self.models.embed(*key), self.models.parts.tokenizer
             left_out = fit_prompt(tokenizer, style_parts(self.models.styles, key[1])[0], prompt)[1]
             if left_out and key not in self.told: warnings.warn(shortened(left_out, tokenizer.model_max_length))
             self.told.add(key)
@@ -185,8 +185,9 @@ class Session:
             ready += self.start(slice(-1, None) if alone else slice(None))
             if self.models.warmup:
                 return ready
-        with self.models.timed("unet"):
-            x0 = self.engine.step(*encoded)
+        one = self.models.order == "sequential"
+        if one: ready += self.drain()                                          # the order may have changed just now
+        with self.models.timed("unet"): x0 = (self.engine.step_sequential if one else self.engine.step)(*encoded)
         return ready + ([] if x0 is None else list(x0.split(1)))
 
     def to_frames(
@@ -226,7 +227,7 @@ class Session:
             engine, old = self.new_engine(), self.engine
             if engine.rows == old.rows:
                 old.timesteps, old.scalings, old.runner = engine.timesteps, engine.scalings, engine.runner
-                old.tables = [layer.position_table(old.window) for layer in self.models.unet.temporal_layers]
+                old.tables = self.models.parts.unet.position_tables(old.window)
                 old.text, old.noise = self.embed(), self.noise
                 return ready
         self.start()

@@ -58,7 +58,7 @@ def check_steps(
     "A count, and as many timesteps as that."
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"steps must be a whole number of at least 1, got {value!r}")
-    pick_timesteps(models.scheduler, int(value), max_timestep=models.max_timestep)
+    pick_timesteps(models.parts.scheduler, int(value), max_timestep=models.max_timestep)
 
 
 def check_lora(
@@ -146,7 +146,7 @@ class Settings:
         "One a denoising row, noisiest first."
         top = self.models.max_timestep
         usual = dict(steps=int(self.steps), strength=float(self.strength), max_timestep=top)
-        return pick_timesteps(self.models.scheduler, **(self.schedule or usual))
+        return pick_timesteps(self.models.parts.scheduler, **(self.schedule or usual))
 
     def all_loras(self) -> dict:
         "The style's LoRAs and the user's own, file -> weight."

@@ -18,7 +18,7 @@ from ..files.places import check_own
 from .texture import StyleLoss
 from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
-from ..weights.tiny import TinyVAE
+from ..weights.vae import TinyVAE
 
 # %% ../../nbs/tiny/autoencoder.ipynb #fa8e2b44
 def smooth_grey(

@@ -18,7 +18,7 @@ import torch
 from ..data.camera import open_stacks
 from ..data.pictures import default_photographs, pair_photographs, photographs
 from ..data.teachers import STYLES, TEACHERS
-from ..depth.estimator import TinyDepth
+from ..depth.small import TinyDepth
 from ..files.places import RECORD, whole_folder
 from .autoencoder import finish_decoder, train_vae
 from .critic import with_critic
@@ -30,7 +30,8 @@ from ..training.checkpoints import shared_place
 from ..training.depth import DEPTH_STAGES, train_depth
 from ..judge.witness import WITNESS, WITNESS_RECIPE, train_witness
 from ..training.loop import Run, progress
-from ..weights.tiny import TINY, TinyVAE, load_part
+from ..weights.tiny import TINY, load_part
+from ..weights.vae import TinyVAE
 
 # %% ../../nbs/tiny/build.ipynb #a3d88ca3
 RECIPE = dict(vae=dict(steps=2300, batch=16, size=96, lr=2e-3),

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..data.pictures import glance, to_signed
 from ..data.teachers import STYLES, make_prompt
-from ..depth.estimator import TinyDepth, fold_norms
+from ..depth.small import TinyDepth, fold_norms
 from ..engine.lcm import add_noise, pick_timesteps, row_scalings
 from ..engine.masks import temporal_mask
 from ..engine.unet import StreamUNet, chunk_views
@@ -26,7 +26,8 @@ from .denoiser import MAX_TIMESTEP, TINY_UNET, Painter
 from .texture import StyleLoss, coarse_loss, roughen, sliding_clip, soften, steadiness_loss
 from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
-from ..weights.tiny import TINY, TinyVAE, load_part
+from ..weights.tiny import TINY, load_part
+from ..weights.vae import TinyVAE
 
 # %% ../../nbs/tiny/finish.ipynb #b5000003
 class StyleWeights(NamedTuple):

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from ..engine.capture import Captured
 from ..engine.kvcache import KVCache
 from ..engine.several import STREAMED, tensors_of, views_of
-from ..engine.unet import StreamUNet
 from .runners import Runner, vae_decode, vae_encode
 
 # %% ../../nbs/weights/captured.ipynb #1655435e
 def captured_step(
-    unet: StreamUNet,  # whose step it is
+    unet,              # StreamUNet, whose step it is
     layers: int,       # its temporal layers
     *tensors,          # latents, timesteps, depth; slot, position, bias of each stream; text; all tables; all caches
 ) -> Tensor:           # (rows, 4, h, w)
@@ -43,7 +42,7 @@ class CudaGraphs(Runner):
 
     def __init__(
         self,
-        unet: StreamUNet,  # the network of the streaming steps
+        unet,              # StreamUNet, the network of the streaming steps
         network=None,      # recorded in its place, with the same weights: compiled, say
     ):
         super().__init__(unet)
@@ -116,7 +115,7 @@ class CudaGraphs(Runner):
 
 
 def usual_runner(
-    unet: StreamUNet,  # of the pipeline
+    unet,      # StreamUNet, of the pipeline
 ) -> Runner:
     "On a GPU captured calls, elsewhere plain ones."
     return CudaGraphs(unet) if unet.device.type == "cuda" else Runner(unet)
