@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..engine.several import STREAMED
 from ..engine.temporal import RingView
 from ..engine.unet import StreamStep, StreamUNet
 from .copies import GraphCopy
@@ -110,7 +109,7 @@ class CompiledSteps(Runner):
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
         "Arguments and result as `Runner`."
-        run = self.step if temporal and isinstance(temporal[0], STREAMED) else self.unet
+        run = self.step if temporal and isinstance(temporal[0], RingView) else self.unet
         return run(latents, timesteps, text, depth, temporal)
 
 # %% ../../nbs/weights/runners.ipynb #93107816
