@@ -15,6 +15,7 @@ from torch import Tensor
 from .kvcache import KVCache, RingTable, check_window
 from .lcm import RowScalings, add_noise, consistency, make_scheduler, predict_x0, row_scalings
 from .noise import FrameNoise, recorded_noise
+from .refresh import Refresher, check_refresh
 from .unet import StreamUNet, chunk_views, ring_views
 
 # %% ../../nbs/engine/stream.ipynb #4c977727
@@ -97,9 +98,11 @@ class StreamDenoiser:
         runner=None,                # called in the UNet's place (weights.runners); None: the UNet itself
         use_depth: bool = True,     # False: zeros in place of the depth adapter's output
         slide: bool = False,        # True: the warm slots join the ring, so that later frames overwrite them
+        refresh: str = "off",       # what becomes of stale warm slots, one of `engine.refresh.REFRESH`
     ):
         check_window(window, warmup)
         check_timesteps(timesteps)
+        check_refresh(refresh)
         self.unet, self.window, self.warmup, self.rows = unet, window, warmup, len(timesteps)
         self.runner = unet if runner is None else runner            # a compiled module has no truth value
         self.scheduler, self.use_depth, self.slide = scheduler or make_scheduler(), use_depth, slide
@@ -107,6 +110,7 @@ class StreamDenoiser:
         self.timesteps = torch.tensor([int(t) for t in timesteps], device=unet.device)
         self.ring = RingTable(window, 0 if slide else warmup, unet.device, unet.dtype)
         self.noise, self.count, self.cache, self.text = FrameNoise(seed, fixed_noise), 0, None, None
+        self.refresher = Refresher(window, warmup) if refresh == "auto" and warmup and not slide else None
 
     def denoise(
         self,
@@ -153,6 +157,7 @@ class StreamDenoiser:
             new = getattr(self.runner, "new_cache", KVCache)
             self.cache = new(self.rows, unet.temporal_shapes(*self.size), self.window, unet.device, unet.dtype)
         self.cache.clear()
+        if self.refresher: self.refresher.forget()
         self.tables = [layer.position_table(self.window) for layer in self.unet.temporal_layers]
 
     def _noise(self, like: Tensor, noise: dict | None, numbers) -> tuple[Tensor, Tensor]:
@@ -220,6 +225,7 @@ class StreamDenoiser:
         "One network call on the rows that hold a frame; they are neighbours. Returns what leaves the last row."
         busy = [k for k, frame in enumerate(self.flight) if frame]
         frames = [self.flight[k] for k in busy]
+        if self.refresher: self.refresher(self.cache, [(k, self.flight[k].number) for k in busy])
         views = ring_views(self.cache, self.tables, self.ring.rows([frame.number for frame in frames]), busy[0])
         x, depth = torch.cat([frame.latent for frame in frames]), torch.cat([frame.depth for frame in frames])
         x0 = self.denoise(x, slice(busy[0], busy[-1] + 1), depth, views)

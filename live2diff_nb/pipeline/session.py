@@ -6,7 +6,6 @@
 __all__ = ['ON_CUT', 'Session']
 
 # %% ../../nbs/pipeline/session.ipynb #47a462db
-import warnings
 from collections import deque
 from contextlib import contextmanager
 
@@ -15,10 +14,11 @@ from torch import Tensor
 
 from ..depth.estimator import RunningRange
 from ..engine.noise import FrameNoise, whole_seed
+from ..engine.refresh import check_refresh
 from ..engine.stream import StreamDenoiser
+from .changes import Texts, check_change, keep_cache, warm
 from .cuts import CutJudge
-from .health import Health, finite_ones
-from .prompts import fit_prompt, shortened, style_parts
+from .health import Health
 from .settings import mix_texts, noise_at
 
 # %% ../../nbs/pipeline/session.ipynb #5985ddb6
@@ -36,23 +36,27 @@ class Session:
         pipe,                     # has `models` and `settings`, as a `Live2Diff`
         seed: int | None,         # of the noise, of any size; None: a random one
         fixed_noise: bool,        # one noise for all frames
-        change: str,              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
+        change: str,              # what a changed setting does, one of `changes.CHANGES`
         use_depth: bool = True,   # False: without the depth adapter's part
         slide: bool = False,      # True: later frames overwrite the warmup
         on_cut: str = "keep",     # what a scene cut does, one of `ON_CUT`
         given: dict | None = None,     # settings of this stream alone, name -> value
         travels: dict | None = None,   # "prompt", "seed" -> `Travel`
+        refresh: str = "off",     # what becomes of stale warm slots, one of `engine.refresh.REFRESH`
     ):
         if on_cut not in ON_CUT: raise ValueError(f"on_cut must be one of {', '.join(ON_CUT)}, got {on_cut!r}")
+        check_change(change)
+        check_refresh(refresh)
         self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(given or {})
         self.seen, self.change, self.version = self.base.times_set.copy(), change, self.settings.version
         self.noise, self.fixed_noise = FrameNoise(whole_seed(seed), fixed_noise), fixed_noise
-        self.how = dict(use_depth=use_depth, slide=slide)                      # of the engine
+        self.how = dict(use_depth=use_depth, slide=slide, refresh=refresh)     # of the engine
         self.on_cut, self.judge, self.quick = on_cut, None if on_cut == "keep" else CutJudge(), False
         self.travels, self.stages = dict(travels or {}), {}
-        self.loras, self.texts, self.told = {}, {}, set()
+        self.loras, self.texts = {}, Texts(self.models)
         self.times, self.health = self.models.times, Health()
-        self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
+        kept = self.models.window if change == "rebuild" else max(1, self.models.warmup)
+        self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=kept), None
         with self.models.lock: self.models.runner.begin()
 
     @contextmanager
@@ -102,29 +106,17 @@ class Session:
         "An engine for the present strength and steps; frame numbers, and so the noise, continue."
         m = self.models
         self.loras, timesteps = self.settings.all_loras(), self.settings.timesteps()
-        self.texts.clear()
+        self.texts.forget()
         m.apply_lora(self.loras)
         engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, runner=m.runner, **self.how)
         engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise
         return engine
 
-    def text(
-        self,
-        prompt: str,   # in the present style
-    ) -> Tensor:       # (1, tokens, dim)
-        "Its embedding, made once; what does not fit is said once."
-        key = prompt, self.settings.style
-        if key not in self.texts:
-            self.texts[key], tokenizer = self.models.embed(*key), self.models.tokenizer
-            left_out = fit_prompt(tokenizer, style_parts(self.models.styles, key[1])[0], prompt)[1]
-            if left_out and key not in self.told: warnings.warn(shortened(left_out, tokenizer.model_max_length))
-            self.told.add(key)
-        return self.texts[key]
-
     def embed(self) -> Tensor:
         "The present prompt in the present style, or what is between two of a schedule."
-        stage, new = self.stages.get("prompt"), self.text(self.settings.prompt)
-        return new if stage is None or stage.share == 1 else mix_texts(self.text(stage.old), new, stage.share)
+        stage, style = self.stages.get("prompt"), self.settings.style
+        new = self.texts(self.settings.prompt, style)
+        return new if stage is None or stage.share == 1 else mix_texts(self.texts(stage.old, style), new, stage.share)
 
     def take(
         self,
@@ -170,7 +162,7 @@ class Session:
         if self.engine and (self.version != self.settings.version or self.health.due):
             ready += self.apply_change()
         self.version = self.settings.version
-        self.recent.extend([encoded] * (self.recent.maxlen if alone else 1))
+        self.recent.extend([encoded] * max(1, self.models.warmup * alone))
         if self.engine is None:
             if len(self.recent) < self.models.warmup:
                 return []
@@ -191,26 +183,21 @@ class Session:
     def start(
         self,
         rows: slice = slice(None),  # whose results are wanted
+        whole: bool = False,        # on all frames that are kept; False: on the warmup's number of them
     ) -> list[Tensor]:              # (1, 4, h, w) each
         "Warm up on the latest frames."
-        self.engine, warmup = self.new_engine(), self.models.warmup
-        warm = finite_ones(self.recent)[:warmup] or [self.recent[-1]]
-        latents, depth = (torch.cat(parts)[:warmup] for parts in zip(*warm))
+        self.engine, frames = self.new_engine(), len(self.recent) if whole else self.models.warmup
         with self.models.timed("unet"):
-            x0 = self.engine.warm_up(latents, depth, self.embed())
+            x0 = warm(self.engine, list(self.recent), self.embed(), frames)
         return list(x0.split(1))[rows] if len(x0) else []
 
     def apply_change(self) -> list[Tensor]:
-        "New settings: finish what is in flight under the old ones, then re-warm, or keep the cache if it is finite."
+        "New settings: finish what is in flight under the old ones, then `change` says; a sick cache is not kept."
         ready, sick, self.health.due = self.drain(), self.health.due, False
         if self.change == "soft" and not sick:
-            engine, old = self.new_engine(), self.engine
-            if engine.rows == old.rows:
-                old.timesteps, old.scalings, old.runner = engine.timesteps, engine.scalings, engine.runner
-                old.tables = [layer.position_table(old.window) for layer in self.models.unet.temporal_layers]
-                old.text, old.noise = self.embed(), self.noise
-                return ready
-        self.start()
+            engine = self.new_engine()
+            if keep_cache(self.engine, engine, self.embed()): return ready
+        self.start(whole=self.change == "rebuild")
         return ready
 
     def finish(self) -> list[Tensor]:
