@@ -99,8 +99,8 @@ def translate_options(
         help="at a scene cut: begin anew (default), at once on its first frame, or not at all")
     add("--change", choices=("cut", "soft", "rebuild"), help="at a new prompt of --prompt: warm up again (default), "
         "keep the cache, or make it anew from the frames shown last")
-    add("--refresh", choices=("off", "auto"), help="in a long scene: keep what the first frames left in the cache, or "
-        "let later frames take its place where the picture no longer resembles it")
+    add("--refresh", choices=("off", "auto"), help="in a long scene: let later frames take the first ones' place in "
+        "the cache where the picture no longer resembles them (auto, the default), or not")
     add("--style", help="one of the styles that `live2diff-nb info` lists")
     add("--strength", type=float, help="0 keeps the input, 1 invents anew")
     add("--seed", type=seed, default=0, help="the same seed gives the same frames (default: 0), or `random`")

@@ -20,7 +20,7 @@ from .prompts import fit_prompt, shortened, style_parts
 CHANGES = {                # what a changed setting does to the cache
     "cut": "it is made anew from the warmup's number of latest frames, and the ring is empty",
     "soft": "it is kept: what was painted under the old setting leaves the ring frame by frame, the warm slots never",
-    "rebuild": "it is made anew from the latest frames, a whole window of them: warm slots and ring"}
+    "rebuild": "it is made anew from the very frames it holds, warm slots and ring: the same memory, newly painted"}
 
 
 def check_change(
@@ -60,14 +60,14 @@ class Texts:
 # %% ../../nbs/pipeline/changes.ipynb #ch000009
 def warm(
     engine: StreamDenoiser,  # new; its `count` is that of all frames so far
-    encoded: list,           # `Models.encode` of the latest frames, at least one; the newest last
+    encoded: list,           # `Models.encode` of frames, at least one; the newest last
     text: Tensor,            # (1, tokens, dim) prompt embedding
-    frames: int,             # how many of them: the warmup's number, or up to a window
+    follow: bool = False,    # what comes after the warmup's number of frames streams in; False: it is left out
 ) -> Tensor:                 # (warmup, 4, h, w) denoised
-    "Warm up on the first of these frames, and let the others follow: each with its own noise, none shown again."
-    used, first = finite_ones(encoded)[len(encoded) - frames :], engine.warmup
-    rest = used[first:]
-    latents, depth = (torch.cat(parts)[:first] for parts in zip(*(used[:first] or encoded[-1:])))
+    "Fill the cache from frames that have been here before. The latest keep their noise, and none is shown again."
+    used, first = finite_ones(encoded), engine.warmup
+    rest = used[first:] if follow else []
+    latents, depth = (torch.cat(parts)[:first] for parts in zip(*used))
     engine.count -= len(rest)
     x0 = engine.warm_up(latents, depth, text)
     for pair in rest: engine.step(*pair)

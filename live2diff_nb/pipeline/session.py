@@ -57,6 +57,7 @@ class Session:
         self.times, self.health = self.models.times, Health()
         kept = self.models.window if change == "rebuild" else max(1, self.models.warmup)
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=kept), None
+        self.first = []                                                        # of which the warm slots were made
         with self.models.lock: self.models.runner.begin()
 
     @contextmanager
@@ -183,12 +184,13 @@ class Session:
     def start(
         self,
         rows: slice = slice(None),  # whose results are wanted
-        whole: bool = False,        # on all frames that are kept; False: on the warmup's number of them
+        held: list | None = None,   # frames to rebuild the cache from; None: the warmup's number of latest ones
     ) -> list[Tensor]:              # (1, 4, h, w) each
-        "Warm up on the latest frames."
-        self.engine, frames = self.new_engine(), len(self.recent) if whole else self.models.warmup
+        "Warm up."
+        self.engine, frames = self.new_engine(), held or list(self.recent)[-max(1, self.models.warmup) :]
+        if self.change == "rebuild": self.first = frames[: self.models.warmup]
         with self.models.timed("unet"):
-            x0 = warm(self.engine, list(self.recent), self.embed(), frames)
+            x0 = warm(self.engine, frames, self.embed(), follow=bool(held))
         return list(x0.split(1))[rows] if len(x0) else []
 
     def apply_change(self) -> list[Tensor]:
@@ -197,8 +199,14 @@ class Session:
         if self.change == "soft" and not sick:
             engine = self.new_engine()
             if keep_cache(self.engine, engine, self.embed()): return ready
-        self.start(whole=self.change == "rebuild")
+        self.start(held=self.held() if self.change == "rebuild" else None)
         return ready
+
+    def held(self) -> list:
+        "Inputs of the frames whose keys the cache holds; of the latest ones, where warm slots have been exchanged."
+        engine, latest = self.engine, list(self.recent)
+        if not self.first or engine.refresher and engine.refresher.began is not None: return latest
+        return self.first + latest[len(latest) - min(engine.streamed, self.models.window - self.models.warmup) :]
 
     def finish(self) -> list[Tensor]:
         "The source is at its end: all results that are still to come."
