@@ -33,10 +33,10 @@ def stream(engine, latents, depth, text, method="step"):
 
 
 # ---- the engine ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", [1, 3])
 def test_pipelined_is_sequential_through_an_exchange(steps):
     "Each row moves the frames it holds itself: nothing depends on the order of the work."
-    clip = drifting(48)
+    clip = drifting(42)
     engines = engine_of(steps), engine_of(steps)
     a, b = (stream(engine, *clip, method) for engine, method in zip(engines, ("step", "step_sequential")))
     told = [np.array(engine.refresher.log) for engine in engines]
@@ -88,7 +88,7 @@ def test_a_new_warmup_begins_the_watch_anew_and_memory_does_not_grow():
 
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------
-A, B, CLIP = "starry night", "etching", moving_clip(56)
+A, B, CLIP = "starry night", "etching", moving_clip(40)
 
 
 @pytest.fixture(scope="module")
@@ -122,27 +122,23 @@ def off(a, b):
     return np.abs(a - b).mean()
 
 
-@pytest.mark.parametrize("fixed", [True, False])
-def test_a_rebuilt_stream_goes_on_as_one_that_had_the_prompt_all_along(pipe, fixed):
-    "Nearer to it than a new warmup, which forgets the ring, and than a kept cache, which remembers the old style."
-    pipe.fixed_noise = fixed
-    always = run(pipe, CLIP, prompt=B)
-    out = {change: changed(pipe, change, 30, prompt=B) for change in ("cut", "soft", "rebuild")}
+@pytest.fixture(scope="module")
+def always(pipe):
+    "Streams that had the setting from the start."
+    return {"prompt": run(pipe, CLIP, prompt=B), "strength": run(pipe, CLIP, strength=0.5)}
+
+
+@pytest.mark.parametrize("name, value", [("prompt", B), ("strength", 0.5)])
+def test_a_rebuilt_stream_goes_on_as_one_that_had_the_setting_all_along(pipe, always, name, value):
+    "From its first frame on: no step of a forgotten past as with a new warmup, and no old style as in a kept cache."
+    out = {change: changed(pipe, change, 30, **{name: value}) for change in ("cut", "soft", "rebuild")}
     assert all(np.array_equal(frames[:29], out["cut"][:29]) for frames in out.values())
-    gap = {change: off(frames[30:40], always[30:40]) for change, frames in out.items()}
-    style = off(run(pipe, CLIP, prompt=A)[30:40], always[30:40])
-    pipe.fixed_noise = True
-    assert gap["rebuild"] < 0.8 * gap["cut"] and gap["rebuild"] < 0.5 * gap["soft"] and gap["rebuild"] < 0.1 * style, gap
+    for span in (slice(30, 31), slice(30, 38)):
+        gap = {change: off(frames[span], always[name][span]) for change, frames in out.items()}
+        assert gap["rebuild"] < 0.3 * gap["soft"] and gap["rebuild"] < 0.15 * gap["cut"], gap
 
 
-def test_a_small_change_is_a_smaller_step_when_the_cache_is_rebuilt(pipe):
-    "Strength alone: the step at the change is that of the setting, without that of a forgotten past."
-    whole = run(pipe, CLIP, strength=0.35)
-    step = {change: off(changed(pipe, change, 30, strength=0.35)[30], whole[30]) for change in ("cut", "rebuild")}
-    assert step["rebuild"] < step["cut"], step
-
-
-@pytest.mark.parametrize("steps, at", [(1, 9), (2, 8), (3, 12), (4, 30), (2, 3), (2, 0)])
+@pytest.mark.parametrize("steps, at", [(1, 9), (3, 12), (2, 3)])
 def test_rebuilding_keeps_the_count(pipe, steps, at):
     "Also where fewer frames than a window have come, and while the pipeline holds several."
     pipe.steps = steps
@@ -169,10 +165,10 @@ def test_the_settings_of_the_pipeline_hold_for_its_streams(pipe):
 
 def test_on_a_long_way_the_stream_stays_near_a_fresh_one_without_a_jump(pipe):
     "A road without a cut: old warm slots cost something, new ones do not, and no frame changes more than it would have."
-    road = [frame for frame in Road(260, 64, 5)]
+    road = [frame for frame in Road(190, 64, 5)]
     out = {kind: run(pipe, road, style="cartoon", prompt="", refresh=kind) for kind in ("off", "auto")}
-    fresh = run(pipe, road[232:], style="cartoon", prompt="")[16:]
-    gap = {kind: off(frames[248:], fresh[:12]) for kind, frames in out.items()}
+    fresh = run(pipe, road[162:], style="cartoon", prompt="")[16:]
+    gap = {kind: off(frames[178:], fresh) for kind, frames in out.items()}
     steps = {kind: np.abs(np.diff(frames, axis=0)).mean((1, 2, 3)) for kind, frames in out.items()}
     assert gap["auto"] < 0.7 * gap["off"], gap
     begins = np.flatnonzero(np.abs(out["auto"] - out["off"]).mean((1, 2, 3)) > 0)[0]
