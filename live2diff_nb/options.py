@@ -97,6 +97,10 @@ def translate_options(
     add("--fade", default=0, metavar="TIME", help="how long prompts cross-fade, as 1s or 25 frames (default: 0)")
     add("--on-cut", default="rewarm", choices=("rewarm", "repeat", "keep"),
         help="at a scene cut: begin anew (default), at once on its first frame, or not at all")
+    add("--change", choices=("cut", "soft", "rebuild"), help="at a new prompt of --prompt: warm up again (default), "
+        "keep the cache, or make it anew from the frames shown last")
+    add("--refresh", choices=("off", "auto"), help="in a long scene: let later frames take the first ones' place in "
+        "the cache where the picture no longer resembles them (auto, the default), or not")
     add("--style", help="one of the styles that `live2diff-nb info` lists")
     add("--strength", type=float, help="0 keeps the input, 1 invents anew")
     add("--seed", type=seed, default=0, help="the same seed gives the same frames (default: 0), or `random`")

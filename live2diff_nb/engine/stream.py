@@ -16,6 +16,7 @@ from .kvcache import KVCache, RingTable, check_window
 from .lcm import (RowScalings, add_noise, check_timesteps, consistency, make_scheduler, predict_x0,
                                      row_scalings)
 from .noise import FrameNoise, recorded_noise
+from .refresh import Refresher, check_refresh
 from .several import FramesTable, FramesView, check_frames, side_by_side
 from .views import chunk_views, ring_views
 
@@ -95,10 +96,12 @@ class StreamDenoiser:
         slide: bool = False,        # True: the warm slots join the ring, so that later frames overwrite them
         frames_per_step: int = 1,   # new frames a network call, f; the page `throughput` says what it gains and costs
         waits: bool = False,        # True: a step only takes its frame in, the call is made by a `StreamBatch`
+        refresh: str = "off",       # what becomes of stale warm slots, one of `engine.refresh.REFRESH`
     ):
         check_window(window, warmup)
         check_frames(frames_per_step, window - warmup)
         check_timesteps(timesteps)
+        check_refresh(refresh)
         self.unet, self.window, self.warmup, self.rows = unet, window, warmup, len(timesteps)
         self.runner = unet if runner is None else runner            # a compiled module has no truth value
         self.scheduler, self.use_depth, self.slide = scheduler or make_scheduler(), use_depth, slide
@@ -109,6 +112,7 @@ class StreamDenoiser:
         self.ring = RingTable(window, kept, *place) if f == 1 else FramesTable(window, kept, f, *place)
         self.noise, self.count, self.cache, self.text = FrameNoise(seed, fixed_noise), 0, None, None
         self.flight, self.waiting = [None] * self.rows, []
+        self.refresher = Refresher(window, warmup) if refresh == "auto" and warmup and not slide else None
 
     @property
     def text(self) -> Tensor | None:
@@ -178,6 +182,7 @@ class StreamDenoiser:
             new = getattr(self.runner, "new_cache", KVCache)
             self.cache = new(self.rows, unet.temporal_shapes(*self.size), self.window, unet.device, unet.dtype)
         self.cache.clear()
+        if self.refresher: self.refresher.forget()
         self.tables = self.unet.position_tables(self.window)
 
     def _noise(self, like: Tensor, noise: dict | None, numbers) -> tuple[Tensor, Tensor]:
@@ -254,6 +259,7 @@ class StreamDenoiser:
         "The next network call: all rows that hold a frame; they are neighbours."
         busy = [k for k, frame in enumerate(self.flight) if frame]
         frames = [self.flight[k] for k in busy]
+        if self.refresher: self.refresher(self.cache, [(k, self.flight[k].number) for k in busy])
         views = ring_views(self.cache, self.tables, self.ring.rows([frame.number for frame in frames]), busy[0])
         if self.frames_per_step > 1: views = [FramesView(*view[:5]) for view in views]
         x, depth = torch.cat([frame.latent for frame in frames]), torch.cat([frame.depth for frame in frames])

@@ -99,13 +99,14 @@ def long_stream(
     look: int = 8, # frames that are compared
     teacher=None, # paints a frame, or None
     report=lambda frame, told: None, # called after each comparison
+    refresh: str | None = None, # of stale warm slots, as `Live2Diff.stream` has it
 ) -> list: # dict(frame=..., gap=..., detail=..., own=...) each
     "One stream through all frames, compared with fresh ones on the way."
     lead, told, kept = pipe.window, [], []
     count, span = len(road), lead + look
     if count < every + span: raise ValueError(f"a long stream needs at least {every + span} frames, got {count}")
     starts = range(every, count - span + 1, every)
-    outputs = pipe.stream((road[k] for k in range(count)), prompt="", style=style)
+    outputs = pipe.stream((road[k] for k in range(count)), prompt="", style=style, refresh=refresh)
     for number, frame in enumerate(outputs):
         kept = [*kept, frame][-span:]
         start = number + 1 - span

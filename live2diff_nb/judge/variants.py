@@ -35,7 +35,7 @@ def translate(
     usual, pipe.warmup = pipe.warmup, pipe.warmup if warmup is None else warmup
     pipe.prompt, pipe.style = prompt, style
     fixed = pipe.fixed_noise if fixed is None else fixed
-    try: return list(run_session(Session(pipe, seed, fixed, "cut", depth, slide), frames))
+    try: return list(run_session(Session(pipe, seed, fixed, "cut", depth, slide, refresh=pipe.refresh), frames))
     finally: pipe.warmup = usual
 
 # %% ../../nbs/judge/variants.ipynb #d9a57cd2

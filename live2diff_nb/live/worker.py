@@ -65,7 +65,8 @@ class StreamTranslator:
         on_cut: str = "repeat",  # what a scene cut does, one of `ON_CUT`; "rewarm" would be a pause
     ):
         self.pipe, self.tags, self.judge = pipe, deque(), None
-        self.session = Flowing(pipe, seed, pipe.fixed_noise, "cut", on_cut=on_cut)
+        self.change = pipe.change                          # unless `soften` was called
+        self.session = Flowing(pipe, seed, pipe.fixed_noise, self.change, on_cut=on_cut, refresh=pipe.refresh)
 
     def skip_similar(
         self,
@@ -94,7 +95,7 @@ class StreamTranslator:
         before = self.session.version
         ready, seen = self._push(picture, frame, watch)
         changed = self.session.version != before           # it notices a change itself, at this moment
-        if changed: self.session.change = "cut"
+        if changed: self.session.change = self.change
         tags = [self.tags.popleft() for _ in ready]
         if changed and tags and tags[-1] is not tag:       # made before the change
             return Shown(note="changing", changed=True, seen=seen)

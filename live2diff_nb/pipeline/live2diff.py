@@ -104,6 +104,7 @@ class Pipeline:
     prompt, style, lora = (short_for("settings", n) for n in ("prompt", "style", "lora"))
     strength, steps, fixed_noise, fit = (short_for("settings", n) for n in ("strength", "steps", "fixed_noise", "fit"))
     schedule, version = short_for("settings", "schedule"), short_for("settings", "version")
+    change, refresh = short_for("settings", "change"), short_for("settings", "refresh")
     prompt_keeps_style = short_for("settings", "prompt_keeps_style")
     unet, vae, depth = short_for("models", "unet"), short_for("models", "vae"), short_for("models", "depth")
     text_encoder, tokenizer = short_for("models", "text_encoder"), short_for("models", "tokenizer")
@@ -216,18 +217,17 @@ class Live2Diff(Pipeline):
         strength: float | None = None,    # 0 keeps the input, 1 gives most freedom
         seed: int | dict | None = 0,      # same seed, same frames; {"0s": 1, "4s": 2}; None: random, then in `seed`
         fixed_noise: bool | None = None,  # one noise for all frames, or fresh noise; None: as the weights prefer
-        change: str = "cut",              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
+        change: str | None = None,        # what a changed setting does: "cut" re-warms, "soft" keeps the cache, "rebuild"
         similar: float | None = None,     # skip frames more alike than this cosine, e.g. 0.98
         lora: dict | None = None,         # LoRA file -> weight
         fit: str | None = None,           # a frame of another shape: "crop", "pad" or "stretch"
         on_cut: str = "rewarm",           # at a scene cut: "rewarm", "repeat" (at once, for live pictures) or "keep"
+        refresh: str | None = None,       # of warm slots that no longer resemble the picture: "off" or "auto"
         fade: str | int = 0,              # how long prompts and seeds of a schedule cross-fade: "1s", or frames
         fps: float | None = None,         # of a schedule; None: the source's times, else 25
         frames_per_step: int | None = None,  # new frames a network call: 2 gives more frames/s on a GPU, each later
     ) -> Iterator[np.ndarray]:            # (height, width, 3) uint8 RGB, one per input frame
         "Translate frames as they come, with settings of its own; what is set in the pipeline meanwhile reaches it."
-        if change not in ("cut", "soft"):
-            raise ValueError(f"change must be 'cut' (re-warm) or 'soft' (keep the cache), got {change!r}")
         source = frames_of(frames, self.height, self.width)
         fps = fps or getattr(source, "fps", 25.0)
         travels = {name: Travel(value, fade, fps) for name, value in (("prompt", prompt), ("seed", seed))
@@ -240,6 +240,8 @@ class Live2Diff(Pipeline):
         self.seed, self.latencies = whole_seed(seed), deque(maxlen=10_000)
         self.models.times = PartTimes(self.models.device)                      # running streams keep theirs
         fixed_noise = self.fixed_noise if fixed_noise is None else fixed_noise
+        change, refresh = change or self.change, refresh or self.refresh
         session = Session(self, self.seed, fixed_noise, change, on_cut=on_cut, given=given, travels=travels,
-                          frames_per_step=self.frames_per_step if frames_per_step is None else frames_per_step)
+                          frames_per_step=self.frames_per_step if frames_per_step is None else frames_per_step,
+                          refresh=refresh)
         return run_session(session, source, None if similar is None else SimilarFilter(similar), self.latencies, fps)

@@ -6,7 +6,6 @@
 __all__ = ['ON_CUT', 'Session']
 
 # %% ../../nbs/pipeline/session.ipynb #47a462db
-import warnings
 from collections import deque
 from contextlib import contextmanager
 
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from ..depth.estimator import RunningRange
 from ..engine.noise import FrameNoise, whole_seed
+from ..engine.refresh import check_refresh
 from ..engine.several import check_frames
 from ..engine.stream import StreamDenoiser
+from .changes import Texts, check_change, keep_cache, warm
 from .cuts import CutJudge
-from .health import Health, finite_ones
-from .prompts import fit_prompt, shortened, style_parts
+from .health import Health
 from .settings import mix_texts, noise_at
 
 # %% ../../nbs/pipeline/session.ipynb #5985ddb6
@@ -37,7 +37,7 @@ class Session:
         pipe,                     # has `models` and `settings`, as a `Live2Diff`
         seed: int | None,         # of the noise, of any size; None: a random one
         fixed_noise: bool,        # one noise for all frames
-        change: str,              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
+        change: str,              # what a changed setting does, one of `changes.CHANGES`
         use_depth: bool = True,   # False: without the depth adapter's part
         slide: bool = False,      # True: later frames overwrite the warmup
         on_cut: str = "keep",     # what a scene cut does, one of `ON_CUT`
@@ -45,18 +45,23 @@ class Session:
         travels: dict | None = None,   # "prompt", "seed" -> `Travel`
         frames_per_step: int = 1,      # new frames a network call
         waits: bool = False,           # True: the calls are made by a `StreamBatch`
+        refresh: str = "off",     # what becomes of stale warm slots, one of `engine.refresh.REFRESH`
     ):
         check_frames(frames_per_step, pipe.models.window - pipe.models.warmup)
         if on_cut not in ON_CUT: raise ValueError(f"on_cut must be one of {', '.join(ON_CUT)}, got {on_cut!r}")
+        check_change(change)
+        check_refresh(refresh)
         self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(given or {})
         self.seen, self.change, self.version = self.base.times_set.copy(), change, self.settings.version
         self.noise, self.fixed_noise = FrameNoise(whole_seed(seed), fixed_noise), fixed_noise
-        self.how = dict(use_depth=use_depth, slide=slide, frames_per_step=frames_per_step, waits=waits)   # an engine
+        self.how = dict(use_depth=use_depth, slide=slide, frames_per_step=frames_per_step, waits=waits, refresh=refresh)
         self.on_cut, self.judge, self.quick = on_cut, None if on_cut == "keep" else CutJudge(), False
         self.travels, self.stages = dict(travels or {}), {}
-        self.loras, self.texts, self.told = {}, {}, set()
+        self.loras, self.texts = {}, Texts(self.models)
         self.times, self.health = self.models.times, Health()
-        self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
+        kept = self.models.window if change == "rebuild" else max(1, self.models.warmup)
+        self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=kept), None
+        self.first = []                                                        # of which the warm slots were made
         self.coming = deque()                                                  # results on their way from the GPU
         with self.models.lock:
             self.models.runner.begin()
@@ -109,29 +114,17 @@ class Session:
         "An engine for the present strength and steps; frame numbers, and so the noise, continue."
         m, parts = self.models, self.models.parts
         self.loras, timesteps = self.settings.all_loras(), self.settings.timesteps()
-        self.texts.clear()
+        self.texts.forget()
         m.apply_lora(self.loras)
         engine = StreamDenoiser(parts.unet, timesteps, m.window, m.warmup, parts.scheduler, runner=m.runner, **self.how)
         engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise
         return engine
 
-    def text(
-        self,
-        prompt: str,   # in the present style
-    ) -> Tensor:       # (1, tokens, dim)
-        "Its embedding, made once; what does not fit is said once."
-        key = prompt, self.settings.style
-        if key not in self.texts:
-            self.texts[key], tokenizer = self.models.embed(*key), self.models.parts.tokenizer
-            left_out = fit_prompt(tokenizer, style_parts(self.models.styles, key[1])[0], prompt)[1]
-            if left_out and key not in self.told: warnings.warn(shortened(left_out, tokenizer.model_max_length))
-            self.told.add(key)
-        return self.texts[key]
-
     def embed(self) -> Tensor:
         "The present prompt in the present style, or what is between two of a schedule."
-        stage, new = self.stages.get("prompt"), self.text(self.settings.prompt)
-        return new if stage is None or stage.share == 1 else mix_texts(self.text(stage.old), new, stage.share)
+        stage, style = self.stages.get("prompt"), self.settings.style
+        new = self.texts(self.settings.prompt, style)
+        return new if stage is None or stage.share == 1 else mix_texts(self.texts(stage.old, style), new, stage.share)
 
     def take(
         self,
@@ -178,7 +171,7 @@ class Session:
         if self.engine and (self.version != self.settings.version or self.health.due):
             ready += self.apply_change()
         self.version = self.settings.version
-        self.recent.extend([encoded] * (self.recent.maxlen if alone else 1))
+        self.recent.extend([encoded] * max(1, self.models.warmup * alone))
         if self.engine is None:
             if len(self.recent) < self.models.warmup:
                 return []
@@ -211,27 +204,29 @@ class Session:
     def start(
         self,
         rows: slice = slice(None),  # whose results are wanted
+        held: list | None = None,   # frames to rebuild the cache from; None: the warmup's number of latest ones
     ) -> list[Tensor]:              # (1, 4, h, w) each
-        "Warm up on the latest frames."
-        self.engine, warmup = self.new_engine(), self.models.warmup
-        warm = finite_ones(self.recent)[:warmup] or [self.recent[-1]]
-        latents, depth = (torch.cat(parts)[:warmup] for parts in zip(*warm))
+        "Warm up."
+        self.engine, frames = self.new_engine(), held or list(self.recent)[-max(1, self.models.warmup) :]
+        if self.change == "rebuild": self.first = frames[: self.models.warmup]
         with self.models.timed("unet"):
-            x0 = self.engine.warm_up(latents, depth, self.embed())
+            x0 = warm(self.engine, frames, self.embed(), follow=bool(held))
         return list(x0.split(1))[rows] if len(x0) else []
 
     def apply_change(self) -> list[Tensor]:
-        "New settings: finish what is in flight under the old ones, then re-warm, or keep the cache if it is finite."
+        "New settings: finish what is in flight under the old ones, then `change` says; a sick cache is not kept."
         ready, sick, self.health.due = self.drain(), self.health.due, False
         if self.change == "soft" and not sick:
-            engine, old = self.new_engine(), self.engine
-            if engine.rows == old.rows:
-                old.timesteps, old.scalings, old.runner = engine.timesteps, engine.scalings, engine.runner
-                old.tables = self.models.parts.unet.position_tables(old.window)
-                old.text, old.noise = self.embed(), self.noise
-                return ready
-        self.start()
+            engine = self.new_engine()
+            if keep_cache(self.engine, engine, self.embed()): return ready
+        self.start(held=self.held() if self.change == "rebuild" else None)
         return ready
+
+    def held(self) -> list:
+        "Inputs of the frames whose keys the cache holds; of the latest ones, where warm slots have been exchanged."
+        engine, latest = self.engine, list(self.recent)
+        if not self.first or engine.refresher and engine.refresher.began is not None: return latest
+        return self.first + latest[len(latest) - min(engine.streamed, self.models.window - self.models.warmup) :]
 
     def finish(self) -> list[Tensor]:
         "The source is at its end: all results that are still to come."

@@ -11,7 +11,6 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
-from ..engine.several import STREAMED
 from ..engine.temporal import RingView
 from .late import whole
 
@@ -134,5 +133,5 @@ class CompiledSteps(Runner):
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
         "Arguments and result as `Runner`."
-        run = self.step if temporal and isinstance(temporal[0], STREAMED) else self.unet
+        run = self.step if temporal and isinstance(temporal[0], RingView) else self.unet
         return run(latents, timesteps, text, depth, temporal)
