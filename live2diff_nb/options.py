@@ -99,6 +99,9 @@ def translate_options(
         help="at a scene cut: begin anew (default), at once on its first frame, or not at all")
     add("--style", help="one of the styles that `live2diff-nb info` lists")
     add("--strength", type=float, help="0 keeps the input, 1 invents anew")
+    add("--noise", choices=("fresh", "fixed", "warped"), help="new for every frame, one for all, or moving with the "
+        "picture (default: as the weights prefer)")
+    add("--motion-strength", action="store_true", default=None, help="less strength while much moves")
     add("--seed", type=seed, default=0, help="the same seed gives the same frames (default: 0), or `random`")
     add("--settings", metavar="FILE", help="JSON that the live widget saved; what is typed here wins over it")
     add("--start", type=int, default=0, metavar="N", help="skip the first N frames")

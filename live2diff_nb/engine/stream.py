@@ -93,10 +93,11 @@ class StreamDenoiser:
         warmup: int = 8,            # of which the first ones of the stream, L_w
         scheduler=None,             # diffusers LCMScheduler: noise levels and prediction type; default as AnimateDiff
         seed: int | None = 0,       # of the engine's own noise; None: a random one
-        fixed_noise: bool = False,  # True: one noise for all frames
+        noise: str | bool = "fresh", # as `engine.noise.noise_kind` takes it
         runner=None,                # called in the UNet's place (weights.runners); None: the UNet itself
         use_depth: bool = True,     # False: zeros in place of the depth adapter's output
         slide: bool = False,        # True: the warm slots join the ring, so that later frames overwrite them
+        fixed_noise: bool | None = None,  # the older spelling of `noise`: True is "fixed", False "fresh"
     ):
         check_window(window, warmup)
         check_timesteps(timesteps)
@@ -106,7 +107,8 @@ class StreamDenoiser:
         self.scalings = row_scalings(self.scheduler, timesteps, unet.device, unet.dtype)
         self.timesteps = torch.tensor([int(t) for t in timesteps], device=unet.device)
         self.ring = RingTable(window, 0 if slide else warmup, unet.device, unet.dtype)
-        self.noise, self.count, self.cache, self.text = FrameNoise(seed, fixed_noise), 0, None, None
+        self.noise, self.count, self.cache, self.text = FrameNoise(seed, noise if fixed_noise is None else fixed_noise), 0, None, None
+        self.entries, self.levels_known = [tuple(map(int, timesteps))] * self.rows, {}         # of the frame in each row
 
     def denoise(
         self,
@@ -118,6 +120,30 @@ class StreamDenoiser:
         "One network call."
         out, scalings = self.runner(x, self.timesteps[rows], self.text, depth, views), self.scalings.rows(rows)
         return consistency(x, predict_x0(out, x, scalings, self.scheduler.config.prediction_type), scalings)
+
+    def enter_at(
+        self,
+        timesteps: list[int],  # one a denoising row, as many as there are
+    ):
+        "Noise levels of the frames that enter from now on; those in flight keep theirs to their end."
+        check_timesteps(timesteps)
+        if len(timesteps) != self.rows: raise ValueError(f"{self.rows} timesteps are needed, got {list(timesteps)}")
+        self.entries[0] = tuple(map(int, timesteps))
+        self._set_levels()
+
+    def _shift_levels(self):
+        "Before the frames move one row on: their levels do."
+        if len(set(self.entries)) == 1: return
+        self.entries = [self.entries[0], *self.entries[:-1]]
+        self._set_levels()
+
+    def _set_levels(self):
+        "Each row's level is that of the frame in it."
+        now = tuple(entry[k] for k, entry in enumerate(self.entries))
+        if now not in self.levels_known:
+            tensor = torch.tensor(now, device=self.unet.device)
+            self.levels_known[now] = tensor, row_scalings(self.scheduler, now, self.unet.device, self.unet.dtype)
+        self.timesteps, self.scalings = self.levels_known[now]
 
     def features(
         self,
@@ -223,5 +249,6 @@ class StreamDenoiser:
         views = ring_views(self.cache, self.tables, self.ring.rows([frame.number for frame in frames]), busy[0])
         x, depth = torch.cat([frame.latent for frame in frames]), torch.cat([frame.depth for frame in frames])
         x0 = self.denoise(x, slice(busy[0], busy[-1] + 1), depth, views)
+        self._shift_levels()
         self.flight = next_rows(self.flight, x0, self.scalings, inject)
         return x0[-1:] if busy[-1] == self.rows - 1 else None

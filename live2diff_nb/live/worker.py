@@ -65,7 +65,7 @@ class StreamTranslator:
         on_cut: str = "repeat",  # what a scene cut does, one of `ON_CUT`; "rewarm" would be a pause
     ):
         self.pipe, self.tags, self.judge = pipe, deque(), None
-        self.session = Flowing(pipe, seed, pipe.fixed_noise, "cut", on_cut=on_cut)
+        self.session = Flowing(pipe, seed, None, "cut", on_cut=on_cut)
 
     def skip_similar(
         self,

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..depth.estimator import RunningRange
-from ..engine.noise import FrameNoise, whole_seed
+from ..engine.noise import Cells, MotionShare, noise_kind, whole_seed
 from ..engine.stream import StreamDenoiser
 from .cuts import CutJudge
 from .health import Health, finite_ones
 from .prompts import fit_prompt, shortened, style_parts
-from .settings import mix_texts, noise_at
+from .settings import Stage, mix_texts, noise_at
 
 # %% ../../nbs/pipeline/session.ipynb #5985ddb6
 ON_CUT = {                                        # what a scene cut does
@@ -35,7 +35,7 @@ class Session:
         self,
         pipe,                     # has `models` and `settings`, as a `Live2Diff`
         seed: int | None,         # of the noise, of any size; None: a random one
-        fixed_noise: bool,        # one noise for all frames
+        noise: str | bool | None,  # as `noise_kind` takes it, for this stream alone; None: as the settings say
         change: str,              # what a changed setting does: "cut" re-warms, "soft" keeps the cache
         use_depth: bool = True,   # False: without the depth adapter's part
         slide: bool = False,      # True: later frames overwrite the warmup
@@ -44,9 +44,10 @@ class Session:
         travels: dict | None = None,   # "prompt", "seed" -> `Travel`
     ):
         if on_cut not in ON_CUT: raise ValueError(f"on_cut must be one of {', '.join(ON_CUT)}, got {on_cut!r}")
-        self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(given or {})
+        self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(
+            {**(given or {}), **({} if noise is None else {"noise": noise_kind(noise)})})
         self.seen, self.change, self.version = self.base.times_set.copy(), change, self.settings.version
-        self.noise, self.fixed_noise = FrameNoise(whole_seed(seed), fixed_noise), fixed_noise
+        self.seed, self.cells, self.motion = whole_seed(seed), None, MotionShare()
         self.how = dict(use_depth=use_depth, slide=slide)                      # of the engine
         self.on_cut, self.judge, self.quick = on_cut, None if on_cut == "keep" else CutJudge(), False
         self.travels, self.stages = dict(travels or {}), {}
@@ -86,7 +87,6 @@ class Session:
             if stage == self.stages.get(name): continue
             pending, self.stages[name] = self.version != self.settings.version, stage
             if name == "prompt": self.settings.prompt = stage.new
-            else: self.noise = noise_at(stage, self.fixed_noise)
             if name == "seed" and not soft and self.engine: self.version = -1
             if soft and self.engine: self.flow(pending)
 
@@ -96,16 +96,20 @@ class Session:
     ):
         "Text and noise of now into the running engine."
         if not pending: self.version = self.settings.version
-        with self.turn(): self.engine.text, self.engine.noise = self.embed(), self.noise
+        with self.turn(): self.engine.text, self.engine.noise = self.embed(), self.noise()
+
+    def noise(self):
+        "`FrameNoise`, or what is between two of a schedule of seeds."
+        return noise_at(self.stages.get("seed", Stage(self.seed, self.seed, 1.0)), self.settings.noise, self.cells)
 
     def new_engine(self) -> StreamDenoiser:
         "An engine for the present strength and steps; frame numbers, and so the noise, continue."
         m = self.models
-        self.loras, timesteps = self.settings.all_loras(), self.settings.timesteps()
+        self.loras, timesteps = self.settings.all_loras(), self.timesteps()
         self.texts.clear()
         m.apply_lora(self.loras)
         engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, runner=m.runner, **self.how)
-        engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise
+        engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise()
         return engine
 
     def text(
@@ -143,14 +147,33 @@ class Session:
         with self.turn():
             for picture, cut in judged:
                 if cut: ready += self.begin_anew()
+                self.look(picture)
                 ready += self.push(self.models.encode(picture, self.scale))
         return ready
+
+    def look(
+        self,
+        picture: Tensor,   # (1, 3, h, w) in [-1, 1], the next of the stream
+        number: int | None = None,  # of its frame; None: the next of the engine
+    ):
+        "How the picture moves, where the noise or its strength follow that."
+        self.follow()
+        if self.settings.motion_strength: self.motion.see(picture)
+        if self.settings.noise != "warped": return
+        if number is None: number = self.engine.count if self.engine else len(self.recent)
+        if self.cells is None: self.cells = Cells(self.models.warmup + 1)
+        with self.models.timed("flow"):
+            self.cells.see(picture, number, tuple(side // self.models.factor for side in picture.shape[-2:]))
+
+    def timesteps(self) -> list[int]:
+        "Of the frame that enters now."
+        return self.settings.timesteps(self.motion.share if self.settings.motion_strength else 1.0)
 
     def begin_anew(self) -> list[Tensor]:
         "What is in flight is finished; then all is as at the start of a stream."
         ready, self.quick = self.drain(), self.on_cut == "repeat"
-        self.scale.reset(), self.recent.clear()
-        self.engine = None
+        self.scale.reset(), self.recent.clear(), self.motion.clear()
+        self.engine = self.cells = None
         return ready
 
     def push(
@@ -177,6 +200,7 @@ class Session:
             ready += self.start(slice(-1, None) if alone else slice(None))
             if self.models.warmup:
                 return ready
+        if self.settings.motion_strength: self.engine.enter_at(self.timesteps())
         with self.models.timed("unet"):
             x0 = self.engine.step(*encoded)
         return ready + ([] if x0 is None else [x0])
@@ -207,8 +231,9 @@ class Session:
             engine, old = self.new_engine(), self.engine
             if engine.rows == old.rows:
                 old.timesteps, old.scalings, old.runner = engine.timesteps, engine.scalings, engine.runner
+                old.entries = engine.entries
                 old.tables = [layer.position_table(old.window) for layer in self.models.unet.temporal_layers]
-                old.text, old.noise = self.embed(), self.noise
+                old.text, old.noise = self.embed(), self.noise()
                 return ready
         self.start()
         return ready

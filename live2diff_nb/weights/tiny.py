@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..depth.estimator import TinyDepth, fold_norms
 from ..engine.lcm import make_scheduler
+from ..engine.noise import noise_kind
 from ..engine.unet import StreamUNet
 from .runners import CpuGraphs
 
@@ -133,7 +134,8 @@ def load_parts(
     fold_norms(parts["depth"])
     for part in ("unet", "vae", "depth"):
         parts[part].to(memory_format=torch.channels_last)                 # chosen by measurement: engine.unet
-    usual = {name: config[name] for name in ("styles", "max_timestep", "strength", "fixed_noise")}
+    usual = {name: config[name] for name in ("styles", "max_timestep", "strength")}
+    usual["noise"] = config.get("noise") or noise_kind(config["fixed_noise"])
     tokenizer, scheduler = CLIPTokenizer.from_pretrained(where("tokenizer")), make_scheduler(config["prediction_type"])
     return dict(**parts, **usual, tokenizer=tokenizer, scheduler=scheduler, factor=parts["vae"].config.factor)
 
