@@ -107,8 +107,9 @@ class StreamDenoiser:
         self.scalings = row_scalings(self.scheduler, timesteps, unet.device, unet.dtype)
         self.timesteps = torch.tensor([int(t) for t in timesteps], device=unet.device)
         self.ring = RingTable(window, 0 if slide else warmup, unet.device, unet.dtype)
-        self.noise, self.count, self.cache, self.text = FrameNoise(seed, noise if fixed_noise is None else fixed_noise), 0, None, None
-        self.entries, self.levels_known = [tuple(map(int, timesteps))] * self.rows, {}         # of the frame in each row
+        self.noise = FrameNoise(seed, noise if fixed_noise is None else fixed_noise)
+        self.count, self.cache, self.text = 0, None, None
+        self.entries, self.levels_known = [tuple(map(int, timesteps))] * self.rows, {}      # of the frame in each row
 
     def denoise(
         self,
