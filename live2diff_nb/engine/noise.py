@@ -92,10 +92,11 @@ def cell_noise(
 ) -> Tensor:            # (rows, channels, h, w) float32
     "Standard normal numbers that belong to cells, wherever these stand."
     key = mixed(np.array([first % 2**64], np.uint64))
-    part = np.arange(rows * channels, dtype=np.uint64).reshape(rows, channels, 1, 1)
-    bits = mixed(key + (born.astype(np.uint64) << np.uint64(12)) + part) >> np.uint64(40)
-    share = torch.from_numpy(bits.astype(np.float32)) * 2**-23 - (1 - 2**-24)  # between -1 and 1, never one of them
-    return torch.erfinv(share) * 2**0.5
+    pair = np.arange((rows * channels + 1) // 2, dtype=np.uint64).reshape(-1, 1, 1)
+    words = mixed(key + (born.astype(np.uint64) << np.uint64(12)) + pair).view(np.int32).reshape(-1, *born.shape, 2)
+    share = torch.from_numpy(words).permute(0, 3, 1, 2).flatten(0, 1)[:rows * channels].float() / 2**31    # -1 to 1
+    normal = torch.erfinv(share.clamp(2**-24 - 1, 1 - 2**-24)) * 2**0.5
+    return normal.reshape(rows, channels, *born.shape)
 
 
 # %% ../../nbs/engine/noise.ipynb #nzflow02
