@@ -123,7 +123,8 @@ class Cells:
     ):
         "The next picture of the stream."
         h, w = size
-        fine = max(1, min(round(128 / (h * w) ** 0.5), picture.shape[2] // h)) # cells along a place of the latents
+        most, least = round(128 / (h * w) ** 0.5), -(-16 // min(h, w))         # cells along a place of the latents
+        fine = max(1, least, min(most, picture.shape[2] // h))                 # DIS takes no picture below 12 x 12
         h, w = h * fine, w * fine
         small = F.interpolate(picture.float().mean(1, True), (h, w), mode="area")[0, 0]
         grey = (small * 127.5 + 127.5).clamp(0, 255).byte().cpu().numpy()
