@@ -1,4 +1,4 @@
-"""Noise as a choice: which cell of warped noise goes where, that it stays white, and that nothing else depends on it."""
+"""Noise as a choice: where each cell of warped noise goes, that none is there twice, and what streams make of it."""
 
 import json
 
