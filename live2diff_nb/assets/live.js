@@ -129,7 +129,7 @@ class Pump {
     this.show();
   }
   set(name, value) {
-    if (["prompt", "style", "strength", "steps", "seed", "size", "at", "step", "fit"].includes(name)) this.floor = this.next;   // nothing older is painted any more
+    if (["prompt", "style", "strength", "steps", "seed", "size", "at", "step", "fit", "noise", "motion_strength"].includes(name)) this.floor = this.next;   // nothing older is painted any more
     this.send({kind: "set", name, value});
   }
   fail(name, text) { this.send({kind: "trouble", name: String(name).slice(0, 80), text: text.slice(0, 500)}); this.stop(text); }
@@ -328,7 +328,7 @@ const FORM = `
 <div class="row"><label class="wide">Prompt <input type="text" class="prompt" maxlength="1000" placeholder="words, then Enter"></label><label>Style <select class="style"></select></label></div>
 <div class="row prompts" role="group" aria-label="row of prompts"><button class="keep" title="A: put the present prompt into the row">Keep</button><button class="previous" title="P: the prompt before, flowing out of the present one" aria-label="previous prompt">◀</button><button class="next" title="N: the next prompt, flowing out of the present one" aria-label="next prompt">▶</button><span class="chips"></span><button class="save" title="the settings and all changes of prompt as a file, for translate --settings">Save settings</button></div>
 <div class="row"><label>Strength <input type="range" class="strength" min="0" max="1" step="0.05"><output class="strengthshown"></output></label><label>Steps <input type="number" class="steps" min="1" max="50"></label>
-<label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label><label title="how a picture of another shape is brought to it">Fit <select class="fit"><option>crop</option><option>pad</option><option>stretch</option></select></label>
+<label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label><label title="how a picture of another shape is brought to it">Fit <select class="fit"><option>crop</option><option>pad</option><option>stretch</option></select></label><label title="new for every frame, one for all, or moving with the picture">Noise <select class="noise"><option>fresh</option><option>fixed</option><option>warped</option></select></label><label title="less strength while much moves"><input type="checkbox" class="motion_strength"> Motion lowers strength</label>
 <label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox" class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label>
 <label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option value="420">large</option><option value="600">huge</option></select></label></div>
 <div class="row"><div class="status" role="status"></div><canvas class="plot" width="360" height="80" role="img" aria-label="latency of the last frames"></canvas><div class="trouble" role="alert"></div><span class="film"></span></div>
@@ -342,13 +342,13 @@ class View {
     root.className = "l2d"; root.tabIndex = 0; root.innerHTML = FORM;
     const style = document.createElement("style"); style.textContent = STYLE;
     el.append(style, root);
-    this.$ = Object.fromEntries(["main", "snapshot", "record", "mirror", "splitter", "full", "side", "prompt", "style", "strength", "strengthshown", "steps", "seed", "size", "adaptive", "target", "status", "plot", "trouble", "film", "inside", "layer", "location", "where", "engine", "cut", "note", "stage", "keep", "previous", "next", "chips", "save", "fit"].map(name => [name, root.querySelector("." + name)]));
+    this.$ = Object.fromEntries(["main", "snapshot", "record", "mirror", "splitter", "full", "side", "prompt", "style", "strength", "strengthshown", "steps", "seed", "size", "adaptive", "target", "status", "plot", "trouble", "film", "inside", "layer", "location", "where", "engine", "cut", "note", "stage", "keep", "previous", "next", "chips", "save", "fit", "noise", "motion_strength"].map(name => [name, root.querySelector("." + name)]));
     [this.in, this.out] = root.querySelectorAll("canvas.picture");
     const config = pump.model.get("config"), $ = this.$;
     $.style.add(new Option("(prompt only)", ""));
     for (const name of config.styles) $.style.add(new Option(name, name));
     for (const size of config.sizes) $.size.add(new Option(size, size));
-    if (!config.pipeline) for (const name of ["prompt", "style", "strength", "steps", "seed", "adaptive", "target", "keep", "previous", "next", "save"]) $[name].disabled = true;
+    if (!config.pipeline) for (const name of ["prompt", "style", "strength", "noise", "motion_strength", "steps", "seed", "adaptive", "target", "keep", "previous", "next", "save"]) $[name].disabled = true;
     $.inside.hidden = !config.pipeline;
     this.side(config.side);
     this.listen();
@@ -368,7 +368,7 @@ class View {
     const count = e => e.value === "" ? null : +e.value;               // what cannot be is refused by the kernel, in a sentence
     send("prompt", e => e.value);
     $.style.onchange = () => pump.set("style", $.style.value || null);
-    send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count); send("fit", e => e.value);
+    send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count); send("fit", e => e.value); send("noise", e => e.value); send("motion_strength", e => e.checked);
     send("adaptive", e => e.checked); send("layer", e => +e.value); send("location", e => +e.value);
     $.keep.onclick = () => { const prompt = ($.prompt.value || "").trim(); if (prompt) pump.set("keep", prompt); };
     $.next.onclick = () => pump.set("step", 1);
@@ -415,11 +415,11 @@ class View {
     $.record.disabled = !running && !status.recording;
     $.mirror.setAttribute("aria-pressed", !!pump.mirror); $.splitter.setAttribute("aria-pressed", !!pump.split);
     root.classList.toggle("split", !!pump.split);
-    for (const name of ["prompt", "style", "strength", "steps", "seed", "size", "target", "fit"])
+    for (const name of ["prompt", "style", "strength", "steps", "seed", "size", "target", "fit", "noise"])
       if (settings[name] !== undefined && document.activeElement !== $[name]) $[name].value = settings[name] ?? "";
     if (settings.size && $.size.value === "") { $.size.add(new Option(settings.size, settings.size)); $.size.value = settings.size; }
     this.row(settings.prompts || [], settings.prompt);
-    $.adaptive.checked = !!settings.adaptive; $.strengthshown.textContent = (+$.strength.value).toFixed(2);
+    $.adaptive.checked = !!settings.adaptive; $.motion_strength.checked = !!settings.motion_strength; $.strengthshown.textContent = (+$.strength.value).toFixed(2);
     if (status.size) root.style.setProperty("--shape", status.size[0] / status.size[1]);
     $.note.textContent = document.hidden && running ? "paused: this tab is hidden" : running ? pump.note : pump.waiting ? "asking the kernel" : pump.painted ? "stopped" : "press Start";
     $.trouble.textContent = pump.trouble || status.error || "";

@@ -90,13 +90,14 @@ class StreamDenoiser:
         warmup: int = 8,            # of which the first ones of the stream, L_w
         scheduler=None,             # diffusers LCMScheduler: noise levels and prediction type; default as AnimateDiff
         seed: int | None = 0,       # of the engine's own noise; None: a random one
-        fixed_noise: bool = False,  # True: one noise for all frames
+        noise: str | bool = "fresh", # as `engine.noise.noise_kind` takes it
         runner=None,                # called in the UNet's place (weights.runners); None: the UNet itself
         use_depth: bool = True,     # False: zeros in place of the depth adapter's output
         slide: bool = False,        # True: the warm slots join the ring, so that later frames overwrite them
         frames_per_step: int = 1,   # new frames a network call, f; the page `throughput` says what it gains and costs
         waits: bool = False,        # True: a step only takes its frame in, the call is made by a `StreamBatch`
         refresh: str = "off",       # what becomes of stale warm slots, one of `engine.refresh.REFRESH`
+        fixed_noise: bool | None = None,  # the older spelling of `noise`: True is "fixed", False "fresh"
     ):
         check_window(window, warmup)
         check_frames(frames_per_step, window - warmup)
@@ -110,8 +111,10 @@ class StreamDenoiser:
         self.frames_per_step = frames_per_step if getattr(self.runner, "together", True) else 1
         self.waits, kept, f, place = waits, 0 if slide else warmup, self.frames_per_step, (unet.device, unet.dtype)
         self.ring = RingTable(window, kept, *place) if f == 1 else FramesTable(window, kept, f, *place)
-        self.noise, self.count, self.cache, self.text = FrameNoise(seed, fixed_noise), 0, None, None
+        self.noise = FrameNoise(seed, noise if fixed_noise is None else fixed_noise)
+        self.count, self.cache, self.text = 0, None, None
         self.flight, self.waiting = [None] * self.rows, []
+        self.entries, self.levels_known = [tuple(map(int, timesteps))] * self.rows, {}      # of the frame in each row
         self.refresher = Refresher(window, warmup) if refresh == "auto" and warmup and not slide else None
 
     @property
@@ -145,6 +148,30 @@ class StreamDenoiser:
         "What the network made of `x`, as clean latents."
         scalings = self.scalings.rows(rows, frames)
         return consistency(x, predict_x0(out, x, scalings, self.scheduler.config.prediction_type), scalings)
+
+    def enter_at(
+        self,
+        timesteps: list[int],  # one a denoising row, as many as there are
+    ):
+        "Noise levels of the frames that enter from now on; those in flight keep theirs to their end."
+        check_timesteps(timesteps)
+        if len(timesteps) != self.rows: raise ValueError(f"{self.rows} timesteps are needed, got {list(timesteps)}")
+        self.entries[0] = tuple(map(int, timesteps))
+        self._set_levels()
+
+    def _shift_levels(self):
+        "Before the frames move one row on: their levels do."
+        if len(set(self.entries)) == 1: return
+        self.entries = [self.entries[0], *self.entries[:-1]]
+        self._set_levels()
+
+    def _set_levels(self):
+        "Each row's level is that of the frame in it."
+        now = tuple(entry[k] for k, entry in enumerate(self.entries))
+        if now not in self.levels_known:
+            tensor = torch.tensor(now, device=self.unet.device)
+            self.levels_known[now] = tensor, row_scalings(self.scheduler, now, self.unet.device, self.unet.dtype)
+        self.timesteps, self.scalings = self.levels_known[now]
 
     def features(
         self,
@@ -271,5 +298,8 @@ class StreamDenoiser:
 
     def _move(self, x0: Tensor, inject: Tensor | None = None) -> Tensor | None:
         "Every frame one row on, after a call."
-        last, self.flight = self.flight[-1], next_rows(self.flight, x0, self.scalings, inject)
+        last = self.flight[-1]
+        self._shift_levels()
+        self.flight = next_rows(self.flight, x0, self.scalings, inject)
         return x0[-self.frames_per_step :][: last.own] if last else None
+

@@ -53,7 +53,7 @@ class PipelineModel:
 
     def set(
         self,
-        name: str,  # "prompt", "style", "strength", "steps" or "lora"
+        name: str,  # "prompt", "style", "strength", "noise", "motion_strength", "steps" or "lora"
         value,      # refused by the pipeline with a `ValueError` if it cannot be
     ):
         "Change a setting of the pipeline."
@@ -81,9 +81,10 @@ class PipelineModel:
         return StreamTranslator(self.pipe, seed, on_cut)
 
     def settings(self) -> dict:
-        "For the page and the file: prompt, style, strength, LoRAs."
+        "For the page and the file."
         lora = {str(path): weight for path, weight in self.pipe.lora.items()}
-        return dict(prompt=self.pipe.prompt, style=self.pipe.style, strength=self.pipe.strength, lora=lora)
+        return dict(prompt=self.pipe.prompt, style=self.pipe.style, strength=self.pipe.strength,
+                    noise=self.pipe.noise, motion_strength=self.pipe.motion_strength, lora=lora)
 
     def parts(
         self,

@@ -66,7 +66,7 @@ class StreamTranslator:
     ):
         self.pipe, self.tags, self.judge = pipe, deque(), None
         self.change = pipe.change                          # unless `soften` was called
-        self.session = Flowing(pipe, seed, pipe.fixed_noise, self.change, on_cut=on_cut, refresh=pipe.refresh)
+        self.session = Flowing(pipe, seed, None, self.change, on_cut=on_cut, refresh=pipe.refresh)
 
     def skip_similar(
         self,

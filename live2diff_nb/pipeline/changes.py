@@ -83,6 +83,7 @@ def keep_cache(
     "The old engine takes over all but the cache."
     if new.rows != old.rows: return False
     old.timesteps, old.scalings, old.runner = new.timesteps, new.scalings, new.runner
+    old.entries = new.entries
     old.text, old.noise = text, new.noise
     old.tables = old.unet.position_tables(old.window)
     return True

@@ -67,7 +67,7 @@ class Streams:
     ) -> OneStream:                    # to be given to `step` and `close`
         "A new stream; the others go on."
         given = own_settings(self.pipe.settings, settings or {})
-        return OneStream(Session(self.pipe, seed, self.pipe.settings.fixed_noise, change, on_cut=on_cut, given=given,
+        return OneStream(Session(self.pipe, seed, None, change, on_cut=on_cut, given=given,
                                  frames_per_step=self.pipe.models.frames_per_step, waits=True))
 
     @torch.inference_mode()

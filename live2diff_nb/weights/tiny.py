@@ -18,8 +18,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .. import depth, engine, weights
 from ..engine.lcm import make_scheduler, scheduler_numbers
+from ..engine.noise import noise_kind
 from .late import Late, known_of, known_tokenizer, known_unet, whole
 from .cpu import GRAPHS, CpuGraphs
+
 
 # %% ../../nbs/weights/tiny.ipynb #040f1ec0
 TINY = Path(files("live2diff_nb")) / "assets" / "tiny"
@@ -96,7 +98,8 @@ def usual_settings(
     "What the folder says of styles, noise and size."
     config = json.loads(where("config.json").read_text())
     factor = json.loads((where("vae") / "config.json").read_text())["factor"]
-    return {"factor": factor, **{name: config[name] for name in ("styles", "max_timestep", "strength", "fixed_noise")}}
+    noise = config.get("noise") or noise_kind(config["fixed_noise"])
+    return dict(factor=factor, noise=noise, **{name: config[name] for name in ("styles", "max_timestep", "strength")})
 
 
 def load_parts(
@@ -106,6 +109,7 @@ def load_parts(
 ) -> dict:                # parts and settings for `Live2Diff.from_parts`
     "Every part of a small pipeline, built."
     return {name: whole(part) for name, part in late_parts(where, device, dtype).items()} | usual_settings(where)
+
 
 # %% ../../nbs/weights/tiny.ipynb #275cb37f
 def style_lora(
