@@ -29,7 +29,7 @@ from .pipeline.settings import CHECKS
 # %% ../nbs/serving.ipynb #se000006
 def frame_rate(
     pipe: Live2Diff,   # nothing else may run on it
-    frames: int = 16,  # that are timed, after the warmup
+    frames: int = 8,   # that are timed, after the warmup
 ) -> float:            # frames/s
     "How fast one stream runs whose frames are always there."
     frame = np.random.default_rng(0).integers(0, 256, (pipe.height, pipe.width, 3), np.uint8)
