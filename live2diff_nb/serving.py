@@ -82,7 +82,8 @@ class Connection:
     ):
         "Obey a message; one that cannot be obeyed is answered with a sentence, and the stream goes on."
         try:
-            if len(data) > LIMIT_BYTES: raise Refused(f"a message of {len(data)} bytes; at most {LIMIT_BYTES} are taken")
+            if (size := len(data)) > LIMIT_BYTES:
+                raise Refused(f"a message of {size} bytes; at most {LIMIT_BYTES} are taken")
             content, buffers = unpack(data)
             self._obey(**check_message(content, buffers), buffers=buffers)
         except ValueError as error: self._say(error)

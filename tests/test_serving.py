@@ -147,8 +147,9 @@ def test_wrong_input_is_one_sentence_and_the_stream_survives(viewers, clip):
     for data in bad:
         viewer.line.socket.send_binary(data)
         until(lambda: (answer := viewer.receive()) and answer.kind == "refused" and not texts.append(answer.text), 10)
-    for text, said in zip(texts, ("no message", "no JPEG", "bytes; at most", "3000 x 8 pixels", "unknown style 'baroque'",
-                                  "steps is set by the server")):
+    wanted = ("no message", "no JPEG", "bytes; at most", "3000 x 8 pixels", "unknown style 'baroque'",
+              "steps is set by the server")
+    for text, said in zip(texts, wanted, strict=True):
         assert said in text and "\n" not in text
     viewer.line.socket.send("a text")                              # not bytes
     until(lambda: (answer := viewer.receive()) and answer.kind == "refused", 10)
