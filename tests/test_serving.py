@@ -43,7 +43,7 @@ def server():
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
     family = psutil.Process().children(recursive=True)
     serve.start(http_options={"port": port})
-    serve.run(app({"replicas": 2, "viewers": PLACES, "gpus": 0}))
+    serve.run(app({"replicas": "2", "viewers": str(PLACES), "gpus": "0"}))        # as typed after `serve run`
     yield f"ws://127.0.0.1:{port}/stream"
     family += psutil.Process().children(recursive=True)
     serve.shutdown()
