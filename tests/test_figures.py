@@ -2,6 +2,7 @@
 import json
 import random
 import re
+import sys
 
 import pytest
 from test_browser import browser  # noqa: F401 (a fixture)
@@ -10,6 +11,9 @@ from live2diff_nb.engine.masks import MODES, receptive_field, temporal_mask
 from live2diff_nb.figures.engine import call_times
 from live2diff_nb.figures.figure import asset, code_of, joined
 from pages import NBS, PATHS, notebook
+
+sys.path.insert(0, str(NBS))
+import _site  # noqa: E402
 
 PLACES = {"engine/masks": "masks", "engine/kvcache": "ring", "engine/stream": "pipeline", "live/wire": "ages"}
 PLAYED = {place: kind for place, kind in PLACES.items() if kind != "masks"}
@@ -146,7 +150,7 @@ def test_masks_answer(browser, site):  # noqa: F811
     assert "into the future" in before
     figure.get_by_label("mask", exact=True).select_option("live2diff")
     assert "waits for nothing" in said() and picture(figure) != drawn
-    figure.get_by_label("layers").focus()
+    figure.get_by_label("layers", exact=True).focus()
     page.keyboard.press("End")
     assert "6 layers" in said()
     figure.focus()
@@ -205,5 +209,6 @@ def test_a_picture_stands_in_where_no_script_runs(browser, site):  # noqa: F811
 
 
 def test_the_code_stands_once_on_a_page_of_the_site(site):
-    html = (site / "figures/engine.html").read_text(encoding="utf8")
-    assert html.count('class="l2d-page"') == 2 and html.count("function player(") == 1
+    code = code_of("ages")
+    assert _site.once(f"a{code}b{code}c{code_of('ring')}") == f"a{code}b\n\nc"
+    for place in PLACES: assert (site / f"{place}.html").read_text(encoding="utf8").count("function player(") == 1

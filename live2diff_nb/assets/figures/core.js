@@ -123,7 +123,7 @@ ${DARK} .l2d-figure { --ink: #dfe4ea; --faint: #98a3b0; --line: #3a424c; --groun
 .l2d-figure .say { margin: .5rem 0 0; min-height: 2.9em; max-width: none } .l2d-figure .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; color: var(--faint); font-size: 13px; margin: .4rem 0 0 }
 .l2d-figure .key span { display: inline-flex; align-items: center; gap: .35rem } .l2d-figure .key svg { flex: none }
 .l2d-figure .panels { display: flex; flex-wrap: wrap; gap: .8rem 1.4rem; align-items: flex-start } .l2d-figure .panels > * { min-width: 0 } .l2d-figure .cards { flex: 1 1 17rem; gap: .6rem 1rem } .l2d-figure .dials { gap: .3rem .8rem } .l2d-figure button svg { margin: auto }
-.l2d-figure svg { display: block; max-width: 100%; height: auto } .l2d-figure svg text { font: 11px system-ui, sans-serif; fill: var(--ink) } .l2d-figure svg .faint { fill: var(--faint) }
+.l2d-figure svg { display: block; max-width: 100%; height: auto } .l2d-figure svg text { font: 11px system-ui, sans-serif; fill: var(--ink); pointer-events: none } .l2d-figure svg .faint { fill: var(--faint) }
 .l2d-figure .head { margin: 0 0 .2rem; font-weight: 600; font-size: 13px } .l2d-figure rect, .l2d-figure circle, .l2d-figure line { transition: fill .2s, opacity .2s }
 .l2d-figure .plot { width: 100%; min-width: 0 } .l2d-figure table { display: table; font-size: 13px; margin: .3rem 0; border-collapse: collapse } .l2d-figure td, .l2d-figure th { padding: .15rem .7rem .15rem 0; text-align: left; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums }
 .l2d-figure img { max-width: 100%; height: auto; image-rendering: auto; background: none !important; padding: 0 !important }

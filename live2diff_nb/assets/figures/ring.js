@@ -31,8 +31,8 @@ export function rowCard(row, k, {window, warmup, lit, title, pick}) {   // one d
   for (let j = warmup; j < window; j++) {
     const angle = TAU * (j - warmup) / ring - TAU / 4, x = cx + radius * Math.cos(angle), y = cy + radius * Math.sin(angle);
     svg.append(slot(j, x, y));
-    const far = radius + r + 9;
-    if (row?.visible[j]) svg.append(h("svg:text", {x: cx + far * Math.cos(angle), y: cy + far * Math.sin(angle) + 4, "text-anchor": "middle", class: "faint", style: "font-size: 10px"}, `p${row.position[j]}`));
+    const far = radius + r + 8;
+    if (row?.visible[j]) svg.append(h("svg:text", {x: cx + (far + 5) * Math.cos(angle), y: cy + far * Math.sin(angle) + 4, "text-anchor": "middle", class: "faint", style: "font-size: 10px"}, `p${row.position[j]}`));
   }
   if (row) {
     const turn = 360 * (row.slot - warmup) / ring;
@@ -42,7 +42,7 @@ export function rowCard(row, k, {window, warmup, lit, title, pick}) {   // one d
 }
 
 function seenMap({mask, warmup, window}, steps, at, lit, pick) {       // rows: frames; what each saw when row 0 worked on it
-  const n = mask.length, size = 300 / n, svg = h("svg:svg", {viewBox: "0 0 336 330", width: 310, role: "img", class: "seen", style: "touch-action: none"});
+  const n = mask.length, size = 300 / n, svg = h("svg:svg", {viewBox: "0 0 336 330", width: 296, role: "img", class: "seen", style: "touch-action: none"});
   const x0 = 30, y0 = 16, runs = (row, test) => {
     const found = [];
     for (let j = 0; j < n; j++) if (test(row, j)) { const last = found.at(-1); if (last && last[1] === j) last[1]++; else found.push([j, j + 1]); }
@@ -60,7 +60,7 @@ function seenMap({mask, warmup, window}, steps, at, lit, pick) {       // rows: 
   for (let i = 0; i < warmup; i++) svg.append(...bars(i, [[0, warmup]], "var(--blue)"));
   steps[at].forEach((row, k) => row && row.frame !== null && svg.append(
     h("svg:rect", {x: x0, y: y0 + (row.frame + warmup) * size, width: 300, height: size, fill: "none", stroke: "var(--ink)", "stroke-width": 1.2}),
-    h("svg:text", {x: x0 - 3, y: y0 + (row.frame + warmup + .5) * size + 3, "text-anchor": "end", style: "font-size: 9px"}, k === 0 || steps[at].length < 2 ? `r${k}` : k === steps[at].length - 1 ? `r${k}` : "")));
+    h("svg:text", {x: x0 - 3, y: y0 + (row.frame + warmup + .5) * size + 3, "text-anchor": "end", style: "font-size: 10px"}, k === 0 ? "row 0" : "")));
   if (lit !== null && lit < n) svg.append(h("svg:rect", {class: "lit", x: x0 + lit * size - .5, y: y0, width: size + 1, height: 300, fill: "var(--green)", opacity: .75}),
     h("svg:text", {x: clamp(x0 + (lit + .5) * size, x0 + 24, x0 + 270), y: 11, "text-anchor": "middle", style: "font-weight: 600"}, `frame ${lit - warmup}`));
   svg.append(h("svg:text", {x: x0, y: 328, class: "faint"}, `${-warmup}`), h("svg:text", {x: x0 + 300, y: 328, "text-anchor": "end", class: "faint"}, `looks at frame ${n - 1 - warmup}`));
@@ -99,7 +99,7 @@ export function ring(root, data) {
     if (!steps) return;
     const times = timesteps[count.value] || [];
     cards.replaceChildren(...steps[at].map((row, k) => rowCard(row, k, {window, warmup, lit, pick, title: `t = ${times[k]}`})));
-    if (data.mask) map.replaceChildren(h("p", {class: "head"}, "the same as a mask: allowed (pale), seen (dark)"), seenMap(data, steps, at, lit, pick));
+    if (data.mask) map.replaceChildren(h("p", {class: "head"}, "as a mask: allowed (pale), seen (dark)"), seenMap(data, steps, at, lit, pick));
     root.dataset.shows = `${mode} ${at}`;
     const first = steps[at][0], idle = steps[at].filter(row => !row).length, faulty = steps[at].filter(row => row && row.visible.some((seen, j) => seen && typeof row.holds[j] !== "number"));
     const seen = first && first.visible.filter(Boolean).length;
