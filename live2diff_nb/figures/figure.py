@@ -139,8 +139,8 @@ def mask_figure(
     after = receptive_field(mask, layers * steps)
     waits = int(after[at].nonzero().max()) - at
     seen, felt = int(mask[at].sum()), int(after[at].sum())
-    text = (f"A {mode} mask of {frames} frames: frame {at} may look at {seen} frames, and after {layers} layers and "
-            f"{steps} denoising steps depends on {felt}, {waits} of them later ones.")
+    text = (f"A {mode} mask of {frames} frames: frame {at} may look at {seen} frames. Through {layers} x {steps} "
+            f"layers and denoising steps it depends on {felt}, {waits} of them later ones.")
 
     def still(canvas):
         from matplotlib.colors import ListedColormap
@@ -150,6 +150,7 @@ def mask_figure(
         for ax, (title, table) in zip(canvas.subplots(1, 2), tables.items()):
             ax.pcolormesh(table, cmap=ListedColormap([HIDDEN, PAST, FUTURE, THROUGH]), vmin=0, vmax=3, edgecolors="w")
             ax.set(title=title, aspect="equal", ylim=(frames, 0), xlabel="looks at frame", ylabel="frame that asks")
+            ax.set(xticks=range(0, frames + 1, 4), yticks=range(0, frames + 1, 4))
 
     data = dict(mode=mode, frames=frames, warmup=warmup, window=window, layers=layers, steps=steps, at=at)
     return Figure("masks", data, text, still, (7, 3.2))

@@ -14,14 +14,17 @@ from ..engine.temporal import newest_codes, ring_scores
 
 # %% ../../nbs/live/view.ipynb #66623e8e
 class Watch:
-    "Attention weights of one temporal layer at one location, caught while the engine makes a step."
+    "Attention weights of one temporal layer at some locations, caught while the engine makes a step."
 
     def __init__(
         self,
         layer: int = 0,     # number of the temporal layer; beyond the last: the last
         location: int = 0,  # number of the place on its feature map, row by row; beyond the last: the last
+        more: tuple = (),   # numbers of other places, of which only `by_head` tells
     ):
-        self.layer, self.location, self.weights, self.locations = layer, location, None, 0
+        self.layer, self.location, self.more, self.locations = layer, location, more, 0
+        self.weights = None  # (rows, window) of the location, mean over heads
+        self.by_head = None  # (rows, 1 + more, heads, window)
 
     @contextmanager
     def on(
@@ -42,13 +45,14 @@ class Watch:
         x, view = args
         if not hasattr(view, "slot"): return                 # the warmup has no ring
         self.locations = x.shape[1]
-        place = min(self.location, x.shape[1] - 1)
-        at = slice(place, place + 1)
+        at = [min(place, x.shape[1] - 1) for place in (self.location, *self.more)]
         q, k = (attention.split(w(x[:, at])) for w in (attention.to_q, attention.to_k))
         small = view._replace(kv=view.kv[:, :, at])
         scores = ring_scores((q + newest_codes(view)[0]) * q.shape[-1] ** -0.5, k, small)
-        weights = scores.softmax(-1)[:, 0].mean(1)           # (rows, L + 1), mean over heads; the new frame is last
-        self.weights = weights[:, :-1].scatter_add(1, view.slot[:, None], weights[:, -1:])
+        weights = scores.softmax(-1)                         # (rows, places, heads, L + 1), the new frame last
+        slot = view.slot.view(-1, 1, 1, 1).expand_as(weights[..., :1])
+        self.by_head = weights[..., :-1].scatter_add(-1, slot, weights[..., -1:])
+        self.weights = self.by_head[:, 0].mean(1)
 
 # %% ../../nbs/live/view.ipynb #09543047
 def engine_picture(

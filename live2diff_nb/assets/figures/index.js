@@ -4,8 +4,9 @@ import {masks} from "./masks.js";
 import {ring} from "./ring.js";
 import {pipeline} from "./pipeline.js";
 import {ages} from "./ages.js";
+import {attention} from "./attention.js";
 
-const KINDS = {masks, ring, pipeline, ages};
+const KINDS = {masks, ring, pipeline, ages, attention};
 
 export function draw(root, kind, data, text, ask = null) {
   root.classList.add("l2d-figure");
