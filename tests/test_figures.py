@@ -1,9 +1,11 @@
 """The moving figures: what the page computes is what Python computes, and each one plays on the built site."""
+import base64
 import json
 import random
 import re
 import sys
 
+import numpy as np
 import pytest
 from test_browser import browser  # noqa: F401 (a fixture)
 
@@ -15,7 +17,8 @@ from pages import NBS, PATHS, notebook
 sys.path.insert(0, str(NBS))
 import _site  # noqa: E402
 
-PLACES = {"engine/masks": "masks", "engine/kvcache": "ring", "engine/stream": "pipeline", "live/wire": "ages"}
+PLACES = {"engine/masks": "masks", "engine/kvcache": "ring", "engine/stream": "pipeline", "live/wire": "ages",
+          "live/view": "attention"}
 PLAYED = {place: kind for place, kind in PLACES.items() if kind != "masks"}
 
 
@@ -25,6 +28,12 @@ def saved():
         for output in (out for cell in notebook(path).cells for out in cell.get("outputs", [])):
             html = "".join(output.get("data", {}).get("text/html", ""))
             for kind in re.findall(r'class="l2d-page" data-kind="(\w+)"', html): yield path, kind, html
+
+
+def saved_data(place, kind):
+    "The JSON of a saved figure."
+    html = next(html for path, found, html in saved() if path == NBS / f"{place}.ipynb" and found == kind)
+    return re.search(r'<script type="application/json">(.*?)</script>', html, re.S)[1]
 
 
 def test_pages_carry_the_present_code_and_a_picture_with_a_text():
@@ -159,6 +168,23 @@ def test_masks_answer(browser, site):  # noqa: F811
     box = figure.locator("svg.grid").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * .12)
     assert "Frame 1 " in said() or "Frame 0 " in said()
+    assert complaints == []
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_attention_at_another_place(browser, site):  # noqa: F811
+    page, figure, complaints, _ = opened(browser, site, "live/view", "attention")
+    before, drawn = figure.locator(".say").inner_text(), picture(figure)
+    figure.locator('[data-place="9"]').click()
+    assert "Place 9." in figure.locator(".say").inner_text() and picture(figure) != drawn
+    figure.focus()
+    page.keyboard.press("ArrowDown")
+    assert "Place 17." in figure.locator(".say").inner_text() != before
+    data = json.loads(saved_data("live/view", "attention"))
+    for step in data["steps"]:                             # a byte a weight: each head's weights are still one in all
+        weights = np.frombuffer(base64.b64decode(step["weights"]), np.uint8).reshape(-1, data["window"]).sum(1) / 255
+        assert abs(weights - 1).max() < data["window"] / 2 / 255
     assert complaints == []
     page.context.close()
 

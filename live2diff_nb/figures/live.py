@@ -73,7 +73,7 @@ def attention_figure(
     steps = [dict(rows=rows, weights=as_bytes(found)) for rows, found in zip(told, weights)]
     across = sum(place // grid[1] == places[0] // grid[1] for place in places)
     data = dict(window=one["window"], warmup=one["warmup"], timesteps=one["timesteps"], steps=steps, places=places,
-                grid=grid, heads=heads, place=len(places) // 2, at=at, across=across,
+                grid=grid, heads=heads, place=(len(places) + across) // 2, at=at, across=across,
                 thumbs=[thumbnail(frame) for frame in frames])
     text = (f"Attention of {len(places)} places over {one['window']} cache slots in {len(steps)} steps, {heads} heads, "
             f"{len(one['rows'])} denoising rows.")

@@ -6,10 +6,10 @@ export function attention(root, data) {
   const bytes = steps.map(step => Uint8Array.from(atob(step.weights), c => c.charCodeAt(0)));
   let place = data.place, lit = null;
   const picture = h("svg:svg", {viewBox: "0 0 256 256", width: 256, role: "img", class: "frame", style: "touch-action: manipulation"});
-  const tables = h("div", {style: "flex: 1 1 22rem; max-width: 37rem"}), say = h("p", {class: "say", "aria-live": "polite"});
+  const tables = h("div", {style: "flex: 1 1 22rem"}), say = h("p", {class: "say", "aria-live": "polite"});
   const play = player(root, {length: steps.length, show: draw, text: "engine step", rate: 3, start: data.at});
   root.append(play.el, h("div", {class: "panels"}, h("div", {}, h("p", {class: "head"}, "the frame: choose a place"), picture), tables), say,
-    h("div", {class: "key"}, "columns: frames in the cache, oldest first; bars: mean over the heads; below, each head; darker is more"));
+    h("div", {class: "key"}, "columns: frames in the cache, oldest first; bars: mean over the heads; below, each head; the stronger the colour, the more"));
 
   const weight = (s, row, head, slot) => bytes[s][((row * places.length + place) * heads + head) * window + slot] / 255;
   const mean = (s, row, slot) => { let sum = 0; for (let head = 0; head < heads; head++) sum += weight(s, row, head, slot); return sum / heads; };
@@ -29,7 +29,7 @@ export function attention(root, data) {
   }
   function table(s, k) {
     const row = steps[s].rows[k], order = row.position.map((p, j) => [p, j]).filter(([, j]) => row.visible[j]).sort((a, b) => a[0] - b[0]).map(([, j]) => j);
-    const left = 52, cell = 29, top = 30, bars = 46, high = 15, width = left + cell * window + 4, base = top + bars;
+    const left = 52, cell = clamp((tables.clientWidth - 60) / window, 15, 31), top = cell + 1, bars = 46, high = 15, width = left + cell * window + 4, base = top + bars;
     const most = Math.max(...order.map(j => mean(s, k, j))), peak = Math.max(...order.flatMap(j => Array.from({length: heads}, (_, head) => weight(s, k, head, j))));
     const svg = h("svg:svg", {viewBox: `0 0 ${width} ${base + heads * high + 20}`, width, role: "img", "aria-label": `row ${k}: attention over ${order.length} frames`});
     order.forEach((j, n) => {
@@ -60,6 +60,7 @@ export function attention(root, data) {
     const by = {ArrowUp: -data.across, ArrowDown: data.across, "[": -1, "]": 1}[event.key];
     if (by && !/^(INPUT|SELECT)$/.test(event.target.tagName) && place + by >= 0 && place + by < places.length) { choose(place + by); event.preventDefault(); }
   });
+  new ResizeObserver(() => draw(play.at)).observe(root);
   onLight(root, clip => { lit = clip; draw(play.at); });
   play.go(data.at);
 }

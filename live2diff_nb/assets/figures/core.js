@@ -118,7 +118,7 @@ ${DARK} .l2d-figure { --ink: #dfe4ea; --faint: #98a3b0; --line: #3a424c; --groun
 .l2d-figure .bar, .l2d-figure .player { display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center; margin: .15rem 0 .5rem }
 .l2d-figure .player { gap: .3rem } .l2d-figure .player > input { flex: 1 1 8rem; min-width: 6rem } .l2d-figure .where { min-width: 6.5em; font-variant-numeric: tabular-nums }
 .l2d-figure .control { display: inline-flex; align-items: center; gap: .4rem; color: var(--faint) } .l2d-figure .control input { width: 7.5rem; accent-color: var(--blue) }
-.l2d-figure input[type=range] { accent-color: var(--blue); margin: 0; padding: 0; min-height: 1.6rem } .l2d-figure output { min-width: 1.6em; color: var(--ink); font-variant-numeric: tabular-nums }
+.l2d-figure input[type=range] { accent-color: var(--blue); margin: 0; padding: 0; min-height: 1.6rem } .l2d-figure output { min-width: 1.6em; white-space: nowrap; color: var(--ink); font-variant-numeric: tabular-nums }
 .l2d-figure button, .l2d-figure select { font: inherit; color: var(--ink); background: var(--soft); border: 1px solid var(--line); border-radius: 5px; min-height: 2rem; min-width: 2.2rem; padding: .1rem .5rem; cursor: pointer }
 .l2d-figure .say { margin: .5rem 0 0; min-height: 2.9em; max-width: none } .l2d-figure .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; color: var(--faint); font-size: 13px; margin: .4rem 0 0 }
 .l2d-figure .key span { display: inline-flex; align-items: center; gap: .35rem } .l2d-figure .key svg { flex: none }

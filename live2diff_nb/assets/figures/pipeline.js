@@ -35,7 +35,7 @@ export function pipeline(root, data) {
     play.go(play.at);
   }
   function timetable(name, now) {
-    const {ends} = times[name], high = 30, left = 66, width = Math.max(280, boxes[name].clientWidth), unit = (width - left - 4) / whole;
+    const {ends} = times[name], high = 30, left = 76, width = Math.max(280, boxes[name].clientWidth), unit = (width - left - 4) / whole;
     const svg = h("svg:svg", {viewBox: `0 0 ${width} ${rows * high + 4}`, width, role: "img", "aria-label": `${name}: which frame each row works on in each network call`});
     data.timesteps.forEach((t, k) => svg.append(h("svg:text", {x: 0, y: k * high + 19, class: "faint"}, `row ${k}, t ${t}`), h("svg:line", {x1: left, x2: width - 4, y1: (k + 1) * high, y2: (k + 1) * high, stroke: "var(--line)"})));
     data.logs[name].forEach((call, c) => call.forEach((frame, k) => {
@@ -54,13 +54,13 @@ export function pipeline(root, data) {
     const {ends, frames} = times[name], done = Object.values(frames).filter(([, end]) => end !== null && end <= now);
     const all = Object.values(frames).filter(([, end]) => end !== null), mean = all.reduce((sum, [start, end]) => sum + end - start, 0) / all.length;
     const last = all.map(([, end]) => end).sort((a, b) => a - b), gap = (last[last.length - rows] - last[0]) / (last.length - rows);      // while all rows are busy
-    return [name, ends.filter(end => end <= now).length, done.length, mean.toFixed(2), (1 / gap).toFixed(2)];
+    return [name, ends.filter(end => end <= now).length, done.length, mean, 1 / gap];
   }
   function draw(tick) {
     if (!times) return;
     const now = whole * tick / ticks, counted = names.map(name => count(name, now));
     for (const name of names) boxes[name].replaceChildren(h("p", {class: "head"}, name), timetable(name, now));
-    table.replaceChildren(h("tr", {}, ["", "network calls so far", "frames done", "latency of a frame", "frames per unit of time"].map(text => h("th", {}, text))), ...counted.map(row => h("tr", {}, row.map(cell => h("td", {}, String(cell))))));
+    table.replaceChildren(h("tr", {}, ["", "network calls so far", "frames done", "latency of a frame", "frames per unit of time"].map(text => h("th", {}, text))), ...counted.map(row => h("tr", {}, row.map((cell, n) => h("td", {}, n < 3 ? String(cell) : cell.toFixed(2))))));
     const [a, b] = counted;
     say.replaceChildren(`Time is counted in network calls of one row. `, b ? h("b", {}, `${(a[4] / b[4]).toFixed(2)} times the frames of the sequential twin`) : "", b ? `, at ${(a[3] / b[3]).toFixed(2)} times its latency. ` : "",
       extra.value === 0 ? "Rows are free: a GPU with room to spare." : extra.value === 100 ? "Each row costs as much as a call of its own: a busy CPU gains nothing." : "");
