@@ -11,14 +11,14 @@ from test_browser import browser  # noqa: F401 (a fixture)
 
 from live2diff_nb.engine.masks import MODES, receptive_field, temporal_mask
 from live2diff_nb.figures.engine import call_times
-from live2diff_nb.figures.figure import asset, code_of, joined
+from live2diff_nb.figures.figure import PLOTS, asset, code_of, joined
 from pages import NBS, PATHS, notebook
 
 sys.path.insert(0, str(NBS))
 import _site  # noqa: E402
 
 PLACES = {"engine/masks": "masks", "engine/kvcache": "ring", "engine/stream": "pipeline", "live/wire": "ages",
-          "live/view": "attention"}
+          "live/view": "attention", "depth/estimator": "depth"}
 PLAYED = {place: kind for place, kind in PLACES.items() if kind != "masks"}
 
 
@@ -220,7 +220,7 @@ def test_fits_in_light_and_dark_and_stands_still_when_asked(browser, site, place
         before = picture(figure)
         page.wait_for_timeout(200)
         assert moving == 0 and complaints == []
-        if kind != "ages": assert picture(figure) == before
+        if kind not in PLOTS: assert picture(figure) == before
         page.context.close()
     assert inks[0][0] != inks[1][0] and inks[0][1] != inks[1][1]
 

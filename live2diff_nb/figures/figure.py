@@ -23,7 +23,7 @@ from ..engine.masks import receptive_field, temporal_mask
 
 # %% ../../nbs/figures/figure.ipynb #f16bun1
 IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
-PLOTS = {"ages"}                                     # kinds that need uPlot
+PLOTS = {"ages", "depth"}                            # kinds that need uPlot
 
 
 @lru_cache

@@ -5,8 +5,9 @@ import {ring} from "./ring.js";
 import {pipeline} from "./pipeline.js";
 import {ages} from "./ages.js";
 import {attention} from "./attention.js";
+import {depth} from "./depth.js";
 
-const KINDS = {masks, ring, pipeline, ages, attention};
+const KINDS = {masks, ring, pipeline, ages, attention, depth};
 
 export function draw(root, kind, data, text, ask = null) {
   root.classList.add("l2d-figure");
