@@ -22,7 +22,7 @@ from PIL import Image
 from ..engine.masks import receptive_field, temporal_mask
 
 # %% ../../nbs/figures/figure.ipynb #f16bun1
-IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
+IMPORT = re.compile(r'^import \{[^}]*\} from "\./(?:figures/)?([\w.]+)";\n', re.MULTILINE)
 PLOTS = {"ages", "depth"}                            # kinds that need uPlot
 
 
@@ -38,7 +38,7 @@ def asset(
 def joined(
     start: str = "index.js",  # the module whose imports are followed
 ) -> str:
-    "A module and all that it imports as one text, each file once, without imports."
+    "A module and all that it imports as one text, each file once, without imports (`../live.js`: of the live widget)."
     order = []
 
     def visit(name):

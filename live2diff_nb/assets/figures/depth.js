@@ -37,7 +37,7 @@ export function depth(root, data) {
     rangePlot.set([xs, upTo(a.low), upTo(a.high), upTo(b.low), upTo(b.high)]);
     pixelPlot.set([xs, upTo(a.place), upTo(b.place)]);
     for (const [box, text] of [[rangeBox, "lowest and highest inverse depth over the frames"], [pixelBox, `scaled depth of one place: ${a.place[n].toFixed(2)} and ${b.place[n].toFixed(2)}`]]) { box.setAttribute("role", "img"); box.setAttribute("aria-label", text); }
-    say.replaceChildren("Largest step of the still place so far: ", h("b", {}, `${jump(a.place, n).toFixed(2)}`), ` with the ${fixed} range, `, h("b", {}, jump(b.place, n).toFixed(2)), ` with the ${other.value} one, of a range of 2.`);
+    say.replaceChildren("Largest step of the still place so far: ", h("b", {}, jump(a.place, n).toFixed(2)), ` (${fixed}) against `, h("b", {}, jump(b.place, n).toFixed(2)), ` (${other.value}); the whole range is 2.`);
     root.dataset.shows = `${clip.value} ${n}`;
   }
   load();

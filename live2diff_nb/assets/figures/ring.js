@@ -5,6 +5,7 @@ const TAU = 2 * Math.PI;
 
 export function rowCard(row, k, {window, warmup, lit, title, pick}) {   // one denoising row: warm slots, the ring, who is where
   const ring = window - warmup, cx = 200, cy = 116, radius = 60, r = clamp(Math.PI * radius / ring * .8, 7, 17);
+  const most = row?.weights && Math.max(...row.weights);          // where attention was watched: the stronger, the more
   const svg = h("svg:svg", {viewBox: "0 0 300 212", width: 266, role: "img"});
   const sees = row ? row.visible.filter(Boolean).length : 0;
   svg.setAttribute("aria-label", row ? `row ${k}, ${title}: frame ${row.frame} writes slot ${row.slot} and sees ${plural(sees, "slot")}` : `row ${k}, ${title}: idle`);
@@ -14,8 +15,8 @@ export function rowCard(row, k, {window, warmup, lit, title, pick}) {   // one d
     const seen = row?.visible[j], holds = row?.holds[j], empty = holds === null || holds === undefined, mine = row && j === row.slot;
     const clip = empty || holds === "zeros" ? null : holds + warmup, bad = seen && (empty || holds === "zeros");
     const shape = h("svg:circle", {cx: x, cy: y, r: j < warmup ? Math.min(r, 14) : r, fill: bad ? "var(--orange)" : seen ? lit !== null && clip === lit ? "var(--green)" : j < warmup ? "var(--pale)" : "var(--blue)" : "none",
-      stroke: mine ? "var(--orange)" : "var(--faint)", "stroke-width": mine ? 3.5 : 1, "stroke-dasharray": seen ? null : "3 3", class: "slot", "data-slot": j, "data-clip": clip ?? ""});
-    const strong = bad || seen && (j >= warmup || lit !== null && clip === lit);
+      "fill-opacity": most ? .12 + .88 * row.weights[j] / most : null, stroke: mine ? "var(--orange)" : "var(--faint)", "stroke-width": mine ? 3.5 : 1, "stroke-dasharray": seen ? null : "3 3", class: "slot", "data-slot": j, "data-clip": clip ?? ""});
+    const strong = bad || seen && !(most && row.weights[j] < .6 * most) && (j >= warmup || lit !== null && clip === lit);
     const text = h("svg:text", {x, y: y + 4, "text-anchor": "middle", style: strong ? "fill: var(--on); font-weight: 600" : "", class: seen ? "" : "faint"}, bad ? "0!" : empty ? "" : String(holds));
     const place = h("svg:g", {style: clip === null ? "" : "cursor: pointer"}, shape, text);
     if (clip !== null) place.onpointerenter = place.onpointerdown = () => pick(clip);
