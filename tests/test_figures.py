@@ -11,7 +11,7 @@ from test_browser import browser  # noqa: F401 (a fixture)
 
 from live2diff_nb.engine.masks import MODES, receptive_field, temporal_mask
 from live2diff_nb.figures.engine import call_times
-from live2diff_nb.figures.figure import PLOTS, asset, code_of, joined
+from live2diff_nb.figures.figure import PLOTS, asset, code_of, joined, mask_figure
 from pages import NBS, PATHS, notebook
 
 sys.path.insert(0, str(NBS))
@@ -51,6 +51,14 @@ def test_every_kind_stands_in_its_chapter():
 
 def test_the_plot_library_has_its_licence():
     assert "MIT" in asset("uPlot.LICENSE.txt") and "Leon Sorokin" in asset("uPlot.LICENSE.txt")
+
+
+def test_a_widget_asks_the_kernel():
+    widget = mask_figure().widget(lambda asked: {"frames": asked["frames"]})
+    widget.asked = {"frames": 12}                                                      # what the page would send
+    assert widget.data == {"frames": 12} and widget.kind == "masks"
+    assert widget._esm.endswith("export default {render};\n") and "uPlot=" in widget._esm
+    widget.close()
 
 
 # ---- what a page computes itself ------------------------------------------------------------------------------------

@@ -57,12 +57,13 @@ export function player(root, {length, show, text, said = at => `${text} ${at}`, 
   function run() {
     if (at === count - 1) go(0);
     timer = setInterval(() => { if (!root.isConnected || at === count - 1) stop(); else go(at + 1); }, 1000 / (rate * speed.value));
-    play.replaceChildren(icon(HALT)); play.title = play.ariaLabel = "pause"; root.dataset.playing = "";
+    play.replaceChildren(icon(HALT)); play.title = play.ariaLabel = "pause"; root.dataset.playing = ""; spoken("off");
   }
   function stop() {
     clearInterval(timer); timer = null;
-    play.replaceChildren(icon(RUN)); play.title = play.ariaLabel = "play"; delete root.dataset.playing;
+    play.replaceChildren(icon(RUN)); play.title = play.ariaLabel = "play"; delete root.dataset.playing; spoken("polite");
   }
+  const spoken = live => root.querySelector(".say")?.setAttribute("aria-live", live);   // a screen reader is told of single steps only
   root.addEventListener("keydown", event => {
     const own = /^(INPUT|SELECT|BUTTON)$/.test(event.target.tagName);
     const act = {" ": () => play.click(), ArrowRight: () => { stop(); go(at + 1); }, ArrowLeft: () => { stop(); go(at - 1); },

@@ -1,5 +1,5 @@
 // A figure is `draw(root, data, ask)`; this renders one by its kind: in a page alone on its data, or as an anywidget.
-import {STYLE, h} from "./core.js";
+import {STYLE, h, light} from "./core.js";
 import {masks} from "./masks.js";
 import {ring} from "./ring.js";
 import {pipeline} from "./pipeline.js";
@@ -14,7 +14,7 @@ export function draw(root, kind, data, text, ask = null) {
   root.tabIndex = 0;
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", text);
-  root.addEventListener("keydown", event => event.stopPropagation());       // or the notebook takes it
+  root.addEventListener("keydown", event => { event.stopPropagation(); if (event.key === "Escape") light(null); });      // or the notebook takes it
   root.dataset.drawn = kind;
   root.replaceChildren(h("style", {}, STYLE));
   return KINDS[kind](root, data, ask);                                     // what takes new data, where a kind has it

@@ -28,7 +28,7 @@ export function masks(root, data) {
   const layers = slider("layers", {min: 1, max: 6, value: data.layers, change: all});
   const steps = slider("denoising steps", {min: 1, max: 4, value: data.steps, change: all});
   const frame = slider("frame", {min: 0, max: data.frames - 1, value: at, change: n => light(n)});
-  const grid = h("svg:svg", {viewBox: "0 0 360 360", width: 360, role: "img", class: "grid", style: "touch-action: none"});
+  const grid = h("svg:svg", {viewBox: "0 0 360 360", width: 360, role: "img", class: "grid", style: "touch-action: pan-y"});
   const cone = h("svg:svg", {viewBox: "0 0 400 360", width: 400, role: "img", class: "cone"});
   const say = h("p", {class: "say", "aria-live": "polite"});
   const key = h("div", {class: "key"}, [["past", "may look at: this frame or an earlier one"], ["future", "may look at: a later frame"], ["late", "reaches it only through other frames"]].map(([kind, text]) =>

@@ -14,9 +14,9 @@ export function rowCard(row, k, {window, warmup, lit, title, pick}) {   // one d
   const slot = (j, x, y) => {
     const seen = row?.visible[j], holds = row?.holds[j], empty = holds === null || holds === undefined, mine = row && j === row.slot;
     const clip = empty || holds === "zeros" ? null : holds + warmup, bad = seen && (empty || holds === "zeros");
-    const shape = h("svg:circle", {cx: x, cy: y, r: j < warmup ? Math.min(r, 14) : r, fill: bad ? "var(--orange)" : seen ? lit !== null && clip === lit ? "var(--green)" : j < warmup ? "var(--pale)" : "var(--blue)" : "none",
+    const shape = h("svg:circle", {cx: x, cy: y, r: j < warmup ? Math.min(r, 14) : r, fill: bad ? "var(--orange)" : seen ? lit !== null && clip === lit ? "var(--green)" : j < warmup && !most ? "var(--pale)" : "var(--blue)" : "none",
       "fill-opacity": most ? .12 + .88 * row.weights[j] / most : null, stroke: mine ? "var(--orange)" : "var(--faint)", "stroke-width": mine ? 3.5 : 1, "stroke-dasharray": seen ? null : "3 3", class: "slot", "data-slot": j, "data-clip": clip ?? ""});
-    const strong = bad || seen && !(most && row.weights[j] < .6 * most) && (j >= warmup || lit !== null && clip === lit);
+    const strong = bad || seen && !(most && row.weights[j] < .6 * most) && (j >= warmup || most || lit !== null && clip === lit);
     const text = h("svg:text", {x, y: y + 4, "text-anchor": "middle", style: strong ? "fill: var(--on); font-weight: 600" : "", class: seen ? "" : "faint"}, bad ? "0!" : empty ? "" : String(holds));
     const place = h("svg:g", {style: clip === null ? "" : "cursor: pointer"}, shape, text);
     if (clip !== null) place.onpointerenter = place.onpointerdown = () => pick(clip);
@@ -43,7 +43,7 @@ export function rowCard(row, k, {window, warmup, lit, title, pick}) {   // one d
 }
 
 function seenMap({mask, warmup, window}, steps, at, lit, pick) {       // rows: frames; what each saw when row 0 worked on it
-  const n = mask.length, size = 300 / n, svg = h("svg:svg", {viewBox: "0 0 336 330", width: 296, role: "img", class: "seen", style: "touch-action: none"});
+  const n = mask.length, size = 300 / n, svg = h("svg:svg", {viewBox: "0 0 336 330", width: 296, role: "img", class: "seen", style: "touch-action: pan-y"});
   const x0 = 30, y0 = 16, runs = (row, test) => {
     const found = [];
     for (let j = 0; j < n; j++) if (test(row, j)) { const last = found.at(-1); if (last && last[1] === j) last[1]++; else found.push([j, j + 1]); }
