@@ -108,7 +108,7 @@ export function ring(root, data) {
       idle ? `${plural(idle, "row")} idle: no frame has come so far. ` : "", faulty.length ? h("b", {}, `${faulty.length === 1 ? "A row looks" : `${faulty.length} rows look`} at slots that no frame wrote (marked 0!).`) : "",
       lit === null ? "" : where(at));
   }
-  const where = at => { const found = steps[at].flatMap((row, k) => row ? row.holds.map((frame, j) => frame + warmup === lit && typeof frame === "number" && row.visible[j] ? `row ${k} slot ${j} (p${row.position[j]})` : null).filter(Boolean) : []); return `Frame ${lit - warmup}: ${found.length ? found.join(", ") : "in no slot"}.`; };
+  const where = at => { const found = steps[at].flatMap((row, k) => row ? row.holds.map((frame, j) => frame + warmup === lit && typeof frame === "number" && row.visible[j] ? `row ${k} slot ${j} (p${row.position[j]})` : null).filter(Boolean) : []); return ` Frame ${lit - warmup}: ${found.length ? found.join(", ") : "in no slot"}.`; };
   const pick = clip => light(clip);
   onLight(root, clip => { lit = clip; draw(play.at); });
   load();
