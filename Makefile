@@ -72,6 +72,7 @@ check-pytest: $(VENV)/.dev
 # ---- for developers -----------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev
 	$(BIN)/nbdev_export
+	$(BIN)/python nbs/_figures.py
 	$(BIN)/nbdev_clean
 	cp $(NOTEBOOK) live2diff_nb/assets/live.ipynb
 	$(BIN)/python nbs/_site.py readme

@@ -260,11 +260,11 @@ class StreamDenoiser:
         runner,  # called in the UNet's place: the UNet itself, where a hook must see its layers
     ):
         "While it lasts, another runner makes the steps."
-        before, self.runner = self.runner, runner
+        before, self.runner, self.words = self.runner, runner, None             # each reads the prompt in its own way
         try:
             yield self
         finally:
-            self.runner = before
+            self.runner, self.words = before, None
 
     def _enter(self, latent: Tensor, depth: Tensor, noise: dict | None):
         "Noise a frame to the level of row 0 and number it; with the last frame of a call, row 0 is full."

@@ -16,14 +16,17 @@ from ..engine.temporal import placed, ring_scores
 
 # %% ../../nbs/live/view.ipynb #66623e8e
 class Watch:
-    "Attention weights of one temporal layer at one location, caught while the engine makes a step."
+    "Attention weights of one temporal layer at some locations, caught while the engine makes a step."
 
     def __init__(
         self,
         layer: int = 0,     # number of the temporal layer; beyond the last: the last
         location: int = 0,  # number of the place on its feature map, row by row; beyond the last: the last
+        more: tuple = (),   # numbers of other places, of which only `by_head` tells
     ):
-        self.layer, self.location, self.weights, self.locations, self.rows = layer, location, None, 0, 1
+        self.layer, self.location, self.more, self.locations, self.rows = layer, location, more, 0, 1
+        self.weights = None  # (rows, window) of the location, mean over heads
+        self.by_head = None  # (rows, 1 + more, heads, window)
 
     @contextmanager
     def on(
@@ -44,15 +47,16 @@ class Watch:
         x, view = args
         if not hasattr(view, "slot"): return                 # the warmup has no ring
         self.locations = x.shape[1]
-        place = min(self.location, x.shape[1] - 1)
-        at = slice(place, place + 1)
+        at = [min(place, x.shape[1] - 1) for place in (self.location, *self.more)]
         q, k = (attention.split(w(x[:, at])) for w in (attention.to_q, attention.to_k))
         small = view._replace(kv=view.kv[:, :, at])
-        weights = ring_scores(placed(q, small), k, small).softmax(-1)
-        weights = weights[:, 0].mean(1)                      # (rows, L + 1), mean over heads; the new frame is last
-        new = weights[:, :-1].scatter_add(1, view.slot[:, None], weights[:, -1:])
-        alone = len(new) == 1 and self.weights is not None   # one row after the other: together they are the step
-        self.weights = torch.cat([self.weights, new])[-self.rows :] if alone else new
+        weights = ring_scores(placed(q, small), k, small).softmax(-1)      # (rows, places, heads, L + 1), the new one last
+        slot = view.slot.view(-1, 1, 1, 1).expand_as(weights[..., :1])
+        new = weights[..., :-1].scatter_add(-1, slot, weights[..., -1:])
+        alone = len(new) == 1 and self.by_head is not None   # one row after the other: together they are the step
+        self.by_head = torch.cat([self.by_head, new])[-self.rows :] if alone else new
+        self.weights = self.by_head[:, 0].mean(1)
+
 
 
 # %% ../../nbs/live/view.ipynb #09543047
