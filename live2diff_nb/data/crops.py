@@ -17,7 +17,7 @@ from torchvision.transforms.functional import gaussian_blur
 from .pictures import paint_stack, save_whole, to_signed
 from .teachers import TEACHERS
 
-# %% ../../nbs/data/crops.ipynb #d7c34488
+# %% ../../nbs/data/crops.ipynb #6752bfe1
 def distinct(
     pictures,            # (H, W, 3) uint8 each
     least: int = 200,    # short side, pixels
@@ -32,7 +32,8 @@ def distinct(
         if min(picture.shape[:2]) < least or (picture.min(2) > 250).mean() > white: continue
         if any(np.abs(thumbnail - other).mean() < apart for other in thumbnails): continue
         scale = min(1, most / min(picture.shape[:2]))
-        kept.append(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture)
+        if scale < 1: picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        kept.append(picture)
         thumbnails.append(thumbnail)
     return kept
 

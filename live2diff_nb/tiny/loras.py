@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LoraConfig', 'train_lora']
 
-# %% ../../nbs/tiny/loras.ipynb #28f86a87
+# %% ../../nbs/tiny/loras.ipynb #5834cd08
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from torch import nn
 from ..data.pictures import glance
 from ..data.teachers import STYLES
 from ..files.places import check_own
-from .denoiser import LOSSES, Batches, DenoiserConfig, DenoiserLoss
+from .batches import LOSSES, Batches, DenoiserConfig
+from .denoiser import DenoiserLoss
 from .painter import Painter
 from ..training.checkpoints import shared_place
 from ..training.loop import Run
