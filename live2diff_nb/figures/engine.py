@@ -38,9 +38,9 @@ def record_ring(
     def watch(x, t, text, depth, views):
         view = views[0]
         for i, time in enumerate(t.tolist() if hasattr(view, "slot") else ()):        # the warmup has no ring
-            seen = (view.bias[i] == 0).tolist()
-            where = dict(slot=int(view.slot[i]), position=view.position[i].tolist())
-            calls.append((times.index(time), dict(where, visible=seen)))
+            slot, seen, position = int(view.slot[i]), (view.bias[i] == 0).tolist(), view.position[i].tolist()
+            seen[slot], position[slot] = seen.pop(), position.pop()        # the new frame, which goes into its slot, is last
+            calls.append((times.index(time), dict(slot=slot, position=position, visible=seen)))
         return unet(x, t, text, depth, views)
 
     with engine.run_by(watch):
