@@ -164,7 +164,7 @@ def test_the_settings_of_the_pipeline_hold_for_its_streams(pipe):
 
 
 def test_on_a_long_way_the_stream_stays_near_a_fresh_one_without_a_jump(pipe):
-    "A road without a cut: old warm slots cost something, new ones do not, and no frame changes more than it would have."
+    "A road without a cut: old warm slots cost something, new ones do not, and no frame changes more than before."
     road = [frame for frame in Road(190, 64, 5)]
     out = {kind: run(pipe, road, style="cartoon", prompt="", refresh=kind) for kind in ("off", "auto")}
     fresh = run(pipe, road[162:], style="cartoon", prompt="")[16:]

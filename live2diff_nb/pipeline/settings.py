@@ -104,7 +104,7 @@ class Settings:
     steps: int = 2                                          # denoising steps a frame, T
     lora: dict = field(default_factory=dict)                # LoRA file -> weight
     fit: str = "crop"                                       # how a frame of another shape is brought to size
-    change: str = "cut"                                     # what a changed setting does, one of `pipeline.changes.CHANGES`
+    change: str = "cut"                                     # what a changed setting does, one of `changes.CHANGES`
     refresh: str = "auto"                                   # of stale warm slots, one of `engine.refresh.REFRESH`
     noise: str = "fresh"                                    # of `engine.noise.NOISES`
     motion_strength: bool = False                           # less strength while much moves
