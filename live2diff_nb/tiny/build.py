@@ -206,8 +206,8 @@ def fitted(
         with whole_file(kept) as part: part.write_text(json.dumps(found))
     found = json.loads(kept.read_text())
     def fewer(stage): return dict(stage, steps=max(20, int(stage["steps"] * found["share"])))
-    return replace(chain, vae=replace(chain.vae, steps=found["vae"]), depth={n: fewer(s) for n, s in chain.depth.items()},
-                   denoiser=replace(chain.denoiser, steps=found["denoiser"]))
+    vae, denoiser = (replace(getattr(chain, name), steps=found[name]) for name in ("vae", "denoiser"))
+    return replace(chain, vae=vae, denoiser=denoiser, depth={name: fewer(stage) for name, stage in chain.depth.items()})
 
 # %% ../../nbs/tiny/build.ipynb #c5c08e3c
 def export_weights(
