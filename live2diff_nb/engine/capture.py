@@ -94,7 +94,9 @@ class Captured:
         self.before = key
         if not (self.works and (known or again)): return self.function(*inputs, *constants, *places)
         try:
-            if not known: self._add(key, Recording(self.function, inputs, constants, places, self._side(inputs[0])))
+            if not known:
+                side = self._side((*inputs, *constants)[0])
+                self._add(key, Recording(self.function, inputs, constants, places, side))
             self.recordings.move_to_end(key)
             return self.recordings[key](inputs, constants, places)
         except RuntimeError as error:                          # out of memory is one, too

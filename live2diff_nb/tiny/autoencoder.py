@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.pictures import glance, to_signed
 from ..files.places import check_own
-from .texture import StyleLoss, edge_loss
+from .texture import edge_loss
 from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..weights.vae import TinyVAE
@@ -34,7 +34,6 @@ class AutoencoderConfig:
     channels: int = 48         # width of the features
     blocks: int = 3            # residual blocks of the decoder
     encoder_blocks: int = 1    # residual blocks of the encoder
-    texture: float = 6.0       # weight of the style loss, on paintings; a third of it on photographs
     noise: float = 0.5         # the largest noise added to the latents before decoding, in units of their spread
 
     def network(self) -> TinyVAE:
@@ -106,26 +105,22 @@ def kept_loss(
     vae: TinyVAE,      # in training
     latents: Tensor,   # of `pictures`
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
-    style: StyleLoss,  # of their texture
-    texture: float,    # its weight
     noise: float,      # added to the latents, at most
 ) -> Tensor:           # a number
-    "What is lost of pictures on the way back from their latents: colours, edges, texture."
+    "What is lost of pictures on the way back from their latents: colours and edges."
     out = vae.decode(noisy(latents, noise)).float()
-    plain = F.l1_loss(out, pictures) + 0.7 * edge_loss(out, pictures)
-    return plain + texture * style(out, pictures).mean()
+    return F.l1_loss(out, pictures) + 0.7 * edge_loss(out, pictures)
 
 
 def vae_loss(
-    vae: TinyVAE,               # in training
-    pictures: Tensor,           # (n, 3, h, w) in [-1, 1]
-    style: StyleLoss,           # of their texture
-    config: AutoencoderConfig,  # weights
-) -> Tensor:                    # a number
-    "Colours, edges, texture, and well-behaved latents."
+    vae: TinyVAE,      # in training
+    pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
+    noise: float,      # added to the latents, at most
+) -> Tensor:           # a number
+    "Colours, edges, and well-behaved latents."
     latents = vae.encode(pictures).float()
     spread = (latents.mean((0, 2, 3)) ** 2 + (latents.std((0, 2, 3)) - 1) ** 2).mean()
-    return kept_loss(vae, latents, pictures, style, config.texture, config.noise) + 0.1 * spread
+    return kept_loss(vae, latents, pictures, noise) + 0.1 * spread
 
 # %% ../../nbs/tiny/autoencoder.ipynb #377ef822
 def train_vae(
@@ -138,13 +133,12 @@ def train_vae(
 ) -> TinyVAE:                    # trained
     "Train and save the moving average; a second call with the same folder resumes where the first was cut off."
     check_own(folder, "vae")
-    vae, style = config.network(), StyleLoss()
+    vae = config.network()
     run = Run(vae, folder, config.lr, config.seed, weight_decay=1e-4, average=True)
-    style.to(run.accelerator.device)
     def loss(step, mine):
         rng = np.random.default_rng((config.seed, step, mine.start))
         pictures = vae_batch(stacks, len(share(config.batch, mine)), config.size, rng)
-        return vae_loss(vae, pictures.to(run.accelerator.device), style, config)
+        return vae_loss(vae, pictures.to(run.accelerator.device), config.noise)
     settings = dict(asdict(config), pictures=glance(stacks), **(told or {}))
     run.fit("vae", loss, config.steps, every=every, report=report, settings=settings | dict(steps=None))
     vae = run.average.cpu()

@@ -34,7 +34,7 @@ from .batches import DenoiserConfig
 from .denoiser import train_denoiser
 from .loras import LoraConfig, train_lora
 from .painter import Painter
-from .texture import StyleLoss, edge_loss
+from .texture import edge_loss
 from .record import commit, curve, machine, note, read_lines, sources, thinned, weights_of
 from ..training.depth import DEPTH_STAGES, depth_loss, scene_batch, seen_by_camera, train_depth
 from ..training.loop import progress
@@ -66,7 +66,7 @@ class Chain:
 
 
 NETWORK = (StreamUNet, Level, DownLevel, MiddleLevel, UpLevel, DepthAdapter, MotionModule, TemporalAttention)
-CODE = dict(vae=(autoencoder, StyleLoss, edge_loss, TinyVAE, encoder, decoder, ResidualBlock),
+CODE = dict(vae=(autoencoder, edge_loss, TinyVAE, encoder, decoder, ResidualBlock),
             depth=(TinyDepth, depth_loss, scene_batch, seen_by_camera),
             denoiser=(batches, denoiser, texture, critic, Painter, camera, crops, make_prompt, *NETWORK))
 

@@ -108,7 +108,7 @@ class DenoiserLoss:
         with torch.autocast(latents.device.type, enabled=False):
             goal = batch.goal.flatten(0, 1)[::6]
             if set(self.config.losses) == {"latent"}: return dict(latent=latent)
-            kept = kept_loss(self.painter.vae, target[::6].float(), goal, self.style, 4.0, 0.5)
+            kept = kept_loss(self.painter.vae, target[::6].float(), goal, 0.5)
             return dict(latent=latent, kept=kept, **self.pictures(batch, latents.float()))
 
     def denoise(
