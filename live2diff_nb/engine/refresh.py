@@ -79,6 +79,7 @@ class Refresher:
     def forget(self):
         "The warm slots are new."
         self.began, self.asked = None, None           # frame number of the latest exchange; `Later`
+        self.held = list(range(-self.warmup, 0))      # frame numbers in row 0's warm slots; below 0: of the warmup
         self.log = deque(maxlen=1000)                 # (frame, resemblance to the warm slots, to the ring)
 
     def __call__(
@@ -117,5 +118,6 @@ class Refresher:
         "One frame from the ring to its warm slot, while an exchange lasts."
         slot = -1 if self.began is None else number - self.began
         if not 0 <= slot < self.warmup: return
+        if row == 0: self.held[slot] = number - self.ring
         for layer in cache.layers:
             layer[:, row, :, :, slot] = layer[:, row, :, :, self.warmup + number % self.ring]

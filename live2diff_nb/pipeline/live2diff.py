@@ -211,7 +211,7 @@ class Live2Diff(Pipeline):
         strength: float | None = None,    # 0 keeps the input, 1 gives most freedom
         seed: int | dict | None = 0,      # same seed, same frames; {"0s": 1, "4s": 2}; None: random, then in `seed`
         fixed_noise: bool | None = None,  # one noise for all frames, or fresh noise; None: as the weights prefer
-        change: str | None = None,        # what a changed setting does: "cut" re-warms, "soft" keeps the cache, "rebuild"
+        change: str | None = None,        # what a changed setting does, one of `changes.CHANGES`
         similar: float | None = None,     # skip frames more alike than this cosine, e.g. 0.98
         lora: dict | None = None,         # LoRA file -> weight
         fit: str | None = None,           # a frame of another shape: "crop", "pad" or "stretch"

@@ -97,7 +97,7 @@ class Settings:
     lora: dict = field(default_factory=dict)                # LoRA file -> weight
     fit: str = "crop"                                       # how a frame of another shape is brought to size
     fixed_noise: bool = False                               # one noise for all frames
-    change: str = "cut"                                     # what a changed setting does, one of `pipeline.changes.CHANGES`
+    change: str = "cut"                                     # what a changed setting does, one of `changes.CHANGES`
     refresh: str = "auto"                                   # of stale warm slots, one of `engine.refresh.REFRESH`
     prompt_keeps_style: bool = False                        # a prompt given to `stream` goes into the style's template
     schedule: dict | None = None                            # of `pick_timesteps`, until steps or strength are set
