@@ -9,8 +9,10 @@ export PATH := $(abspath $(BIN)):$(PATH)
 CLIP := live2diff_nb/assets/demo.mp4
 STYLES ?= "starry night" "watercolour" "etching"
 NOTEBOOK := nbs/tutorials/live.ipynb
+GPU := out/gpu-folder
+GPU_WHEELS := diffusers lazy-loader einops importlib-metadata zipp
 
-.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme docs bench weights clean
+.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme docs bench gpu-folder weights clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +21,7 @@ help:
 	@echo "make test     every check: exports, notebooks, site, pytest"
 	@echo "make docs     build the site in _docs/"
 	@echo "make bench    measure speed and memory on this machine"
+	@echo "make gpu-folder  what a GPU machine without a network needs beside a clone, for \`bench gpu\`"
 	@echo "make weights  train the bundled model again (hours; resumes; PHOTOS=folders of pictures)"
 	@echo "make prepare  after editing a notebook: export, clean, copy, README"
 	@echo "make clean    remove what the commands above made, except .venv"
@@ -69,6 +72,7 @@ check-pytest: $(VENV)/.dev
 # ---- for developers -----------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev
 	$(BIN)/nbdev_export
+	$(BIN)/python nbs/_figures.py
 	$(BIN)/nbdev_clean
 	cp $(NOTEBOOK) live2diff_nb/assets/live.ipynb
 	$(BIN)/python nbs/_site.py readme
@@ -84,6 +88,16 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/live2diff-nb bench
+
+# What PyTorch's and transformers' machines may lack, as wheels; the command it prints is for that machine.
+gpu-folder:
+	@rm -rf $(GPU) && mkdir -p $(GPU)
+	$(PYTHON) -m pip download --disable-pip-version-check --quiet --no-deps --only-binary=:all: \
+	  $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -d $(GPU) $(GPU_WHEELS)
+	@git ls-files -z | xargs -0 cat $(GPU)/*.whl | wc -c | awk '{printf "A clone and $(GPU): %.0f MiB\n", $$1 / 2^20}'
+	@echo "There, in the clone:"
+	@echo '  python3 -m pip install -q --no-index --no-deps --upgrade --target /tmp/site $(GPU)/*.whl &&' \
+	  'PYTHONPATH=/tmp/site:. python3 -m live2diff_nb.gpu_bench --out "$${OUT:-out/gpu}"'
 
 weights: $(VENV)/.dev
 	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights --assets live2diff_nb/assets/tiny $(if $(PHOTOS),--photos $(PHOTOS))

@@ -8,6 +8,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf8")
 cfg = config["DEFAULT"]
+EXTRAS = ("train", "virtualcam", "osc", "serve")
 
 setup(
     name=cfg["lib_name"],
@@ -26,8 +27,8 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={
-        **{extra: cfg[f"{extra}_requirements"].split() for extra in ("train", "virtualcam", "osc")},
-        "dev": " ".join(cfg[f"{extra}_requirements"] for extra in ("dev", "train", "virtualcam", "osc")).split(),
+        **{extra: cfg[f"{extra}_requirements"].split() for extra in EXTRAS},
+        "dev": " ".join(cfg[f"{extra}_requirements"] for extra in ("dev", *EXTRAS)).split(),
     },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,

@@ -103,7 +103,12 @@ def translate_options(
         "the cache where the picture no longer resembles them (auto, the default), or not")
     add("--style", help="one of the styles that `live2diff-nb info` lists")
     add("--strength", type=float, help="0 keeps the input, 1 invents anew")
+    add("--noise", choices=("fresh", "fixed", "warped"), help="new for every frame, one for all, or moving with the "
+        "picture (default: as the weights prefer)")
+    add("--motion-strength", action="store_true", default=None, help="less strength while much moves")
     add("--seed", type=seed, default=0, help="the same seed gives the same frames (default: 0), or `random`")
+    add("--frames-per-step", type=int, default=1, metavar="N",
+        help="new frames a network call: 2 may be faster on a GPU, the pictures are the same (default: 1)")
     add("--settings", metavar="FILE", help="JSON that the live widget saved; what is typed here wins over it")
     add("--start", type=int, default=0, metavar="N", help="skip the first N frames")
     add("--limit", type=int, metavar="N", help="translate N frames at most")

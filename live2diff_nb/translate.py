@@ -71,7 +71,8 @@ def run(
     both = Source(lambda: keep(film, kept, *args.size, args.fit), fps=film.fps, frames=film.frames, name=film.name,
                   moment=lambda _: (film.times[-1], None)) # the same times
     options = dict(prompt=args.prompt, style=args.style, steps=args.steps, strength=args.strength, seed=args.seed,
-                   fit=args.fit, fade=args.fade, on_cut=args.on_cut, change=args.change, refresh=args.refresh)
+                   fit=args.fit, fade=args.fade, on_cut=args.on_cut, change=args.change, refresh=args.refresh,
+                   noise=args.noise, motion_strength=args.motion_strength, frames_per_step=args.frames_per_step)
     with progress(pipe.stream(both if args.side_by_side else film, **options), film.frames, "translate") as bar:
         for number, frame in enumerate(bar):
             if args.side_by_side: frame = side_by_side(kept.popleft(), frame)

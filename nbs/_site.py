@@ -28,6 +28,7 @@ from _book import Page, around, book, cell_of, notebook, place_of, write_road
 
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".mp4"}
 ASSETS = ["vendor/minisearch.min.js", "vendor/minisearch.LICENSE.txt", "_search.js"]
+FIGURES = re.compile(r'<(script|style)\b[^>]*\bdata-l2d=.*?</\1>', re.DOTALL)
 TEXT_LINK = re.compile(r"\]\((?!\w+:|#|/)")
 
 # A code cell may be folded (`#| code-fold: true`) or left out (`#| echo: false`).
@@ -99,7 +100,7 @@ def contents(body):
 def html_page(href, title, description, nb, previous=None, following=None):
     "One whole HTML page; links to notebooks become links to pages."
     body = re.sub(r'(<a [^>]*href="(?!\w+:)[^"#]*)\.(?:ipynb|qmd)', r"\1.html", exporter().html(nb))
-    body = re.sub(r"<img (?![^>]*\balt=)", '<img alt="What the code above draws" ', body)
+    body = re.sub(r"<img (?![^>]*\balt=)", '<img alt="What the code above draws" ', once(body))
     def step(page, name, text):
         if not page: return "<span></span>"
         return f'<a class="{name}" href="{relative(href, page.href)}">{text.format(escape(page.title))}</a>'
@@ -109,6 +110,12 @@ def html_page(href, title, description, nb, previous=None, following=None):
         title=escape(title), site=escape(site["title"]), description=escape(description), repo=site["repo-url"],
         source=source_of(href), root="../" * href.count("/"), sidebar=sidebar(href), toc=contents(body), body=body,
         previous=step(previous, "previous", "&larr; {}"), next=step(following, "next", "{} &rarr;")))
+
+
+def once(body):
+    "A page in which the drawing code that each figure brings along (live2diff_nb.figures) stands once."
+    seen = set()
+    return FIGURES.sub(lambda code: seen.add(code[0]) or code[0] if code[0] not in seen else "", body)
 
 
 def source_of(href):

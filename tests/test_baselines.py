@@ -116,7 +116,7 @@ def test_without_guidance_it_is_frame_by_frame(rows):
         mine, features = method.denoise(engine, clip), engine.features(clip.depth)
         noise = engine.noise(0, rows, clip.latents[:1])[:, None].expand(-1, 26, -1, -1, -1)
         alone = denoise_chunk(engine, clip.latents, features, noise, views=still_views(method.pipe.models))
-    assert relative(mine, alone) < 1e-5 and engine.noise.fixed
+    assert relative(mine, alone) < 1e-5 and engine.noise.kind == "fixed"
 
 
 def test_rcfg_memory_by_hand():

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from live2diff_nb.depth.estimator import RunningRange, TinyDepth, depth_to_image, load_tiny_depth, rescale
+from live2diff_nb.depth.estimator import RunningRange, depth_to_image, rescale
+from live2diff_nb.depth.small import TinyDepth, load_tiny_depth
 from live2diff_nb.depth.hub import load_depth
 from live2diff_nb.depth.midas import DPTHybrid
 from live2diff_nb.engine.levels import DepthAdapter

@@ -68,3 +68,24 @@ def test_exports_something(reports, name):
 
 def test_package_gives_the_pipeline():
     assert callable(live2diff_nb.Live2Diff.from_pretrained)
+
+
+# ---- the first frame -----------------------------------------------------------------------------------------------
+SLOW = {"diffusers", "transformers", "peft", "timm", "torchvision", "scipy", "matplotlib"}
+FIRST = """
+import sys
+import numpy as np
+from live2diff_nb import Live2Diff
+pipe = Live2Diff.from_pretrained("tiny", device="cpu")
+wide = np.random.default_rng(0).integers(0, 255, (9, 90, 160, 3), np.uint8)         # a crop says what would fit better
+frame = next(pipe.stream(wide, prompt="starry night"))
+print(frame.shape, sorted(set(sys.argv[1:]) & {name.split(".")[0] for name in sys.modules}))
+print(type(pipe.unet).__name__, type(pipe.tokenizer).__name__, type(pipe.scheduler).__name__)
+"""
+
+
+def test_the_first_frame_needs_no_slow_library():
+    "The graphs run all of it; the networks are built when they are asked for."
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FIRST, *SLOW], capture_output=True, text=True,
+                          timeout=300)
+    assert done.stdout.splitlines() == ["(256, 256, 3) []", "StreamUNet CLIPTokenizer LCMScheduler"], done.stderr

@@ -277,6 +277,16 @@ def test_swapped_reweighted_and_removed_while_streaming(pipe, loras, change):
     if change == "cut": assert max(off[36:]) < min(off[13:27])
 
 
+def test_a_lora_of_the_prompt_alone_shows_at_once(pipe, tmp_path):
+    "A soft change keeps the cache, but the prompt's keys and values are made anew."
+    names = [n for n in layer_names(pipe.unet).values() if n.endswith("attn2.to_v")]
+    pairs = {n: (d, 9 * u) for n, (d, u) in factors(pipe.unet, names, 1).items()}
+    lora, plain = save_layout(tmp_path / "words.safetensors", pairs, "diffusers"), stream(pipe, {}, change="soft")
+    out = stream(pipe, {12: lambda: pipe.set_lora(lora), 24: lambda: pipe.set_lora(None)}, change="soft")
+    off = [np.abs(x.astype(float) - y).mean() for x, y in zip(plain, out)]
+    assert max(off[:11]) == 0 < min(off[13:23])
+
+
 def test_the_wrong_lora_raises_and_the_stream_goes_on(pipe, loras, tmp_path):
     save_file({"lora_unet_x.lora_up.weight": torch.ones(1, 1)}, tmp_path / "wrong.safetensors")
     def wrong():

@@ -11,12 +11,14 @@ from live2diff_nb.engine.lcm import (
     PREDICTION_TYPES,
     RowScalings,
     add_noise,
+    boundary,
     consistency,
     lcm_timesteps,
     make_scheduler,
     pick_timesteps,
     predict_x0,
     row_scalings,
+    scheduler_numbers,
 )
 from live2diff_nb.engine.masks import MODES, receptive_field, temporal_mask
 from live2diff_nb.engine.stream import StreamDenoiser
@@ -233,6 +235,19 @@ def test_picking_leaves_the_scheduler_alone(scheduler):
     for args in (dict(), dict(t_index_list=[30, 42]), dict(steps=None, num_inference_steps=4)):
         pick_timesteps(scheduler, **args)
     assert torch.equal(scheduler.timesteps, before)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_our_own_numbers_are_those_of_diffusers(kind):
+    "Noise levels, weights of every timestep, and every schedule, bit by bit."
+    theirs, ours, every = make_scheduler(kind), scheduler_numbers(kind), torch.arange(1000.0, dtype=torch.float64)
+    assert torch.equal(theirs.alphas_cumprod, ours.alphas_cumprod)
+    assert all(getattr(theirs.config, name) == value for name, value in vars(ours.config).items())
+    expected = theirs.get_scalings_for_boundary_condition_discrete(every)
+    assert all(map(torch.equal, boundary(every * ours.config.timestep_scaling), expected))
+    for steps in range(1, 51):
+        theirs.set_timesteps(steps)
+        assert lcm_timesteps(ours, steps) == theirs.timesteps.tolist()
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)

@@ -10,7 +10,7 @@ from live2diff_nb.judge.metrics import (RaftFlow, best_flow, clip_score, depth_m
                                         load_clip, motion, psnr, seen_before, sharpness, style_distance,
                                         style_statistics, to_float, warp, warp_error)
 from live2diff_nb.data.worlds import Motion, RenderedClips, exact_motion
-from live2diff_nb.depth.estimator import load_tiny_depth
+from live2diff_nb.depth.small import load_tiny_depth
 from live2diff_nb.judge.sanity import (LEAST_DETAIL, blurred, detail_energy, detail_ratio, follow_share, frozen,
                                        marks_of, own_distance, ranked)
 from live2diff_nb.judge.slices import flicker, line_over_time, slice_picture

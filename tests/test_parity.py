@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from live2diff_nb.engine.lcm import make_scheduler, pick_timesteps
 from live2diff_nb.engine.stream import InFlight, StreamDenoiser
+from live2diff_nb.engine.kvcache import own_column
 from live2diff_nb.engine.temporal import attend_ring_readable
 from live2diff_nb.weights.official import load_official
 
@@ -121,7 +122,8 @@ class RecordedStates:
         self.states = zip(outputs["update_idx"].long(), outputs["pe_idx"].long(), outputs["attn_bias"])
 
     def rows(self, numbers):
-        return next(self.states)
+        slot, position, bias = next(self.states)
+        return slot, *own_column(slot, position, bias)
 
 
 class OfficialStart(StreamDenoiser):

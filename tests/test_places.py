@@ -16,7 +16,8 @@ from live2diff_nb.files.files import to_safetensors
 from live2diff_nb.files.places import claim, held, own_place, read_record, whole_file, whole_folder
 from live2diff_nb.judge.evaluate import main as evaluate, write_report
 from live2diff_nb.tiny.build import main as build
-from live2diff_nb.tiny.texture import paint_crops
+from live2diff_nb.data.crops import paint_crops
+from live2diff_nb.data.teachers import STYLES
 from live2diff_nb.training.chunks import train_recipe
 from live2diff_nb.training.loop import Run
 from live2diff_nb.training.memory import write_fsdp
@@ -221,15 +222,15 @@ def test_a_table_of_another_question_stays(tmp_path):
 
 
 def test_the_small_models_parts_stay_where_somebody_put_them(tmp_path):
-    (tmp_path / "pairs").mkdir()
-    np.save(tmp_path / "pairs/0.npy", np.zeros((5, 48, 48, 3), np.uint8))
-    (tmp_path / "vae").mkdir()
-    (tmp_path / "vae/config.json").write_text("mine")
+    (tmp_path / "crops").mkdir()
+    np.save(tmp_path / "crops/000.npy", np.zeros((1, 1 + len(STYLES), 96, 96, 3), np.uint8))
+    (tmp_path / "vae/vae").mkdir(parents=True)
+    (tmp_path / "vae/vae/config.json").write_text("mine")
     with pytest.raises(ValueError, match="config.json was not written"): build(["vae", "--folder", str(tmp_path)])
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets/mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"): build(["export", "--folder", str(tmp_path)])
-    assert contents(tmp_path / "vae") == {"config.json": b"mine"}
+    assert contents(tmp_path / "vae/vae") == {"config.json": b"mine"}
 
 
 def test_crops_of_other_pictures_are_not_taken_for_these(tmp_path):

@@ -9,10 +9,13 @@ from torch import nn
 
 from helpers import moving_clip
 from live2diff_nb.engine.kvcache import KVCache
-from live2diff_nb.engine.unet import example_step, ring_views
+from live2diff_nb.engine.unet import chunk_views, example_step, ring_views
 from live2diff_nb.pipeline.live2diff import Live2Diff
-from live2diff_nb.weights.runners import CpuGraphs, Runner
-from live2diff_nb.weights.tiny import load_models, style_lora
+from live2diff_nb.pipeline.prompts import pad_tokens
+from live2diff_nb.weights.late import Late, known_tokenizer, whole
+from live2diff_nb.weights.cpu import CpuGraphs
+from live2diff_nb.weights.runners import Runner
+from live2diff_nb.weights.tiny import TINY, load_models, style_lora
 
 
 # ---- every way to edit, on every network that has a graph ----------------------------------------------------------
@@ -36,7 +39,12 @@ LAYERS = {
     "encoder": lambda m: m["vae"].encoder[1],
     "decoder": lambda m: m["vae"].decoder[0],
     "depth": lambda m: m["depth"].stem[0],
+    "adapter": lambda m: m["unet"].flow_conv_in.conv_in,
+    "words": lambda m: whole(m["text_encoder"]).get_submodule(FIRST_LAYER),
 }
+FIRST_LAYER = "encoder.layers.0.mlp.fc1"
+SHOWS = {"motion": "unet"}         # in which result
+CASES = [(part, edit) for part in LAYERS for edit in EDITS if part not in ("adapter", "words") or edit is through_data]
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +60,33 @@ def inputs(models):
     )
     cache = KVCache(2, models["unet"].temporal_shapes(64, 64), 16)
     for layer in cache.layers: layer.normal_()
+    text = models["unet"].read_text(text)
     return torch.rand(1, 3, 256, 256), latents, (t, text, depth), (cache, state)
 
 
 @torch.inference_mode()
-def all_four(runner, models, inputs):
-    "What a runner makes of them, and of the UNet's cache."
-    picture, latents, rest, (cache, state) = inputs
+def warmup(runner, models, inputs):
+    "Eight frames together, and what they leave in the cache."
+    _, latents, (t, text, depth), _ = inputs
+    cache = KVCache(1, models["unet"].temporal_shapes(64, 64), 16)
+    frames = torch.linspace(0.5, 1, 8)[:, None, None, None]
+    views = chunk_views(models["unet"], 8, cache=cache)
+    out = runner(latents[:1] * frames, t[:1], text, depth[:1] * frames, views)
+    return torch.cat([out.flatten(), *(layer.flatten() for layer in cache.layers)])
+
+
+@torch.inference_mode()
+def all_of_it(runner, models, inputs, warm=False):
+    "What a runner makes of them, and of the UNet's cache; with `warm` a step of the warmup, too."
+    picture, latents, (t, text, depth), (cache, state) = inputs
     cache = SimpleNamespace(layers=[layer.clone() for layer in cache.layers])
-    views = ring_views(cache, [layer.position_table(16) for layer in models["unet"].temporal_layers], state)
-    step = runner(latents, *rest, views)
+    step = runner(latents, t, text, depth, ring_views(cache, models["unet"].position_tables(16), state))
+    adapter = runner if hasattr(runner, "encode_depth") else models["unet"]
     return dict(
         unet=step,
+        **(dict(warmup=warmup(runner, models, inputs)) if warm else {}),
+        adapter=adapter.encode_depth(latents),
+        words=runner.read(models["text_encoder"], torch.arange(16)[None]),
         encoder=runner.encode(models["vae"], picture),
         decoder=runner.decode(models["vae"], latents[:1]),
         depth=runner.estimate(models["depth"], picture),
@@ -71,18 +94,17 @@ def all_four(runner, models, inputs):
     )
 
 
-@pytest.mark.parametrize("part", LAYERS)
-@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+@pytest.mark.parametrize("part, edit", CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_no_edit_goes_unnoticed(models, inputs, part, edit):
-    runner, layer, shows = models["runner"], LAYERS[part](models), "unet" if part == "motion" else part
-    before, kept = all_four(runner, models, inputs), {name: p.clone() for name, p in layer.named_parameters()}
+    runner, layer, shows = models["runner"], LAYERS[part](models), SHOWS.get(part, part)
+    before, kept = all_of_it(runner, models, inputs), {name: p.clone() for name, p in layer.named_parameters()}
     edit(layer)
-    after, right = (all_four(run, models, inputs) for run in (runner, Runner(models["unet"])))
+    after, right = (all_of_it(run, models, inputs) for run in (runner, Runner(models["unet"])))
     for name, value in kept.items(): setattr(layer, name, nn.Parameter(value, requires_grad=False))
     for name in after:
         assert (after[name] - right[name]).norm() < 1e-4 * right[name].norm(), name
     assert (after[shows] - before[shows]).norm() > 1e-3 * before[shows].norm()
-    again = all_four(runner, models, inputs)
+    again = all_of_it(runner, models, inputs)
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
@@ -90,10 +112,10 @@ def test_tensors_that_torch_does_not_count(inputs):
     "Loaded in inference mode they have no version; the numbers themselves are looked at."
     with torch.inference_mode():
         models = load_models("tiny", device="cpu")
-        before = all_four(models["runner"], models, inputs)
+        before = all_of_it(models["runner"], models, inputs)
         for name, layer in LAYERS.items():
             if name != "motion": layer(models).weight.mul_(0.5)
-        after, right = (all_four(run, models, inputs) for run in (models["runner"], Runner(models["unet"])))
+        after, right = (all_of_it(run, models, inputs) for run in (models["runner"], Runner(models["unet"])))
     for name in ("unet", "encoder", "decoder", "depth"):
         assert (
             (after[name] - right[name]).norm() < 1e-4 * right[name].norm() < 0.1 * (after[name] - before[name]).norm()
@@ -102,8 +124,8 @@ def test_tensors_that_torch_does_not_count(inputs):
 
 def test_one_number_is_noticed_when_a_stream_begins(models, inputs):
     "Edited through `.data` it leaves no trace, and is not among the few that are looked at before every frame."
-    runner, picture = models["runner"], inputs[0]
-    weight = models["vae"].encoder[1].weight
+    runner, picture, weight = models["runner"], inputs[0], models["vae"].encoder[1].weight
+    runner.encode(models["vae"], picture)
     few, = (f for f in runner.graphs["encode"].copy.watch.few if f.data_ptr() == weight.data_ptr())
     place = next(i for i in range(weight.numel()) if i % few.stride(0))
     flat = torch.as_strided(weight.data, (weight.numel(),), (1,))
@@ -112,6 +134,56 @@ def test_one_number_is_noticed_when_a_stream_begins(models, inputs):
     assert torch.allclose(runner.encode(models["vae"], picture), models["vae"].encode(picture), atol=1e-3)
     flat[place] -= 3
     runner.begin()
+
+
+def test_nothing_is_built_until_it_is_needed_and_building_changes_nothing(inputs):
+    models = load_models("tiny", device="cpu")
+    parts = {name: part for name, part in models.items() if isinstance(part, Late)}
+    assert len(parts) == 6
+    before = all_of_it(models["runner"], models, inputs, warm=True)
+    assert all(part.made is None for part in parts.values())
+    for part in parts.values(): whole(part)
+    after, right = (all_of_it(run, models, inputs, warm=True) for run in (models["runner"], Runner(models["unet"])))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all((after[name] - right[name]).norm() < 1e-5 * right[name].norm() for name in right)
+
+
+def test_the_light_tokenizer_gives_the_same_tokens(models):
+    light, theirs = SimpleNamespace(**known_tokenizer(TINY / "tokenizer")), whole(models["tokenizer"])
+    rng = np.random.default_rng(0)
+    texts = ["", " ", "a photo", "Starry NIGHT,  van Gogh", "ärger 日本 🎨", "don't\nstop", "x" * 300,
+             "1234 5,6.7! <|endoftext|>"]
+    texts += ["".join(map(chr, rng.integers(32, 0x2FF, rng.integers(1, 60)))) for _ in range(200)]
+    for text in texts:
+        assert light.encode(text, verbose=False) == theirs.encode(text, verbose=False), text
+        padded = theirs(text, padding="max_length", truncation=True, max_length=theirs.model_max_length).input_ids
+        assert pad_tokens(light, text) == pad_tokens(theirs, text) == padded, text
+
+
+def test_another_size_and_a_change_of_order_in_mid_stream():
+    "What the graphs do not fit runs in torch; a frame in flight is not lost when the order changes."
+    pipe = Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64, order="pipelined")
+    clip = moving_clip(14)
+    def source(change):
+        for n, frame in enumerate(clip):
+            if change and n in (10, 12): pipe.order = {10: "sequential", 12: "pipelined"}[n]
+            yield frame
+    plain, changed = (list(pipe.stream(source(change), style="etching")) for change in (False, True))
+    assert len(plain) == len(changed) == 14 and pipe.order == "pipelined"
+    assert max(np.abs(np.int16(a) - b).max() for a, b in zip(plain, changed)) <= 1
+
+
+def test_in_sequential_order_every_frame_is_answered_at_once():
+    pipe, lags = Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64), {}
+    def source(seen):
+        for frame in moving_clip(12):
+            seen.append(1)
+            yield frame
+    for pipe.order in ("pipelined", "sequential"):
+        seen = []
+        given = [len(seen) - 1 - n for n, _ in enumerate(pipe.stream(source(seen), style="etching", on_cut="keep"))]
+        lags[pipe.order] = given[8:]
+    assert lags == dict(pipelined=[1, 1, 1, 0], sequential=[0] * 4)
 
 
 def test_a_network_that_no_longer_fits_runs_in_torch(models, inputs):
@@ -135,18 +207,17 @@ def test_asking_costs_less_than_a_hundredth_of_a_frame(models, inputs):
             times.append(time.perf_counter() - start)
         return min(times)
     runner = models["runner"]
-    asked = best(
-        lambda: [
-            graph.copy.watch.changed() for graph in (runner.step, *runner.graphs.values(), runner.graphs["encode"])
-        ]
-    )
-    frame = best(lambda: (all_four(runner, models, inputs), runner.encode(models["vae"], inputs[0])), 3)
+    all_of_it(runner, models, inputs)
+    graphs = runner.step, *runner.graphs.values(), runner.graphs["encode"]
+    asked = best(lambda: [graph.copy.stale() for graph in graphs])
+    frame = best(lambda: (all_of_it(runner, models, inputs), runner.encode(models["vae"], inputs[0])), 3)
     print(f"{1e3 * asked:.2f} ms of {1e3 * frame:.0f} ms a frame, {asked / frame:.2%}")
     assert asked < 0.02 * frame  # twice: the machine may be busy
 
 
 def test_nothing_is_patched(models):
-    for module in (models["unet"], models["vae"], models["vae"].encoder, models["vae"].decoder, models["depth"]):
+    unet, vae, depth = (whole(models[name]) for name in ("unet", "vae", "depth"))
+    for module in (unet, vae, vae.encoder, vae.decoder, depth):
         assert not {"forward", "estimate", "encode", "decode", "encode_depth"} & set(vars(module))
 
 

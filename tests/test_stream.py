@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from helpers import random_latents, relative, toy_unet
 from live2diff_nb.engine.masks import temporal_mask
 from live2diff_nb.engine.stream import StreamDenoiser
+from live2diff_nb.engine.kvcache import own_column
 from live2diff_nb.engine.temporal import RingView, TemporalAttention, attend_ring, attend_ring_readable, position_codes
 from live2diff_nb.engine.unet import chunk_views
 
@@ -150,6 +151,44 @@ def test_draining_in_the_middle_changes_nothing(steps):
     assert relative(out, stream(StreamDenoiser(unet, STEPS[steps], 5, 2), latents, depth, text)) <= 1e-5
 
 
+# ---- what is made once ---------------------------------------------------------------------------------------------
+def test_a_prompt_is_read_once_and_depth_once_a_frame():
+    unet, (latents, depth, text) = toy_unet(), random_latents(12)
+    seen = {"text": [], "depth": []}
+    for layer in unet.text_layers: layer.to_k.register_forward_hook(lambda *_: seen["text"].append(1))
+    unet.flow_conv_in.register_forward_hook(lambda *args: seen["depth"].extend(args[2]))
+    engine = StreamDenoiser(unet, STEPS[3], 6, 2)
+    stream(engine, latents, depth, text)
+    assert len(seen["text"]) == len(unet.text_layers) and len(seen["depth"]) == len(latents)
+    engine.text = -text
+    for n in range(3): engine.step(latents[n:n + 1], depth[n:n + 1])
+    assert len(seen["text"]) == 2 * len(unet.text_layers)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_what_is_kept_of_a_prompt_is_what_it_gives_anew(steps):
+    "Beside an engine that reads the text at every step; a new prompt, and weights that change before it is set again."
+    unet, (latents, depth, text) = toy_unet(), random_latents(20)
+    kept, anew = (StreamDenoiser(unet, STEPS[steps], 6, 2) for _ in range(2))
+    anew.runner = lambda x, t, words, features, views: unet(x, t, anew.text, features, views)
+    for engine in (kept, anew): engine.warm_up(latents[:2], depth[:2], text)
+    def edit(): unet.text_layers[0].to_v.weight.mul_(2)
+    for n, frame in enumerate(zip(latents[2:, None], depth[2:, None])):
+        if n == 12: edit()
+        if n in (6, 12): kept.text = anew.text = -text if n == 6 else text
+        a, b = kept.step(*frame), anew.step(*frame)
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_each_frame_may_have_its_own_prompt_and_neighbours_may_share_one():
+    unet, (latents, depth, _) = toy_unet(), random_latents(6)
+    texts, t, features = torch.randn(6, 5, 16), torch.tensor([400]), unet.encode_depth(depth)
+    def run(rows, text): return unet(latents[rows], t, text, features[rows], chunk_views(unet, 1))
+    each = torch.cat([run(slice(n, n + 1), texts[n:n + 1]) for n in range(6)])
+    assert relative(run(slice(6), texts), each) <= 1e-5
+    assert relative(run(slice(6), texts[::3]), run(slice(6), texts[::3].repeat_interleave(3, 0))) <= 1e-5
+
+
 # ---- the fast form = the readable form -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "rows, locations, heads, head, window", [(1, 1, 1, 4, 1), (2, 9, 4, 8, 16), (3, 4, 2, 6, 5), (4, 25, 8, 2, 9)]
@@ -165,7 +204,7 @@ def test_fast_form_is_the_readable_form(rows, locations, heads, head, window, dt
     bias = torch.zeros(rows, window, dtype=dtype).masked_fill(hidden, -torch.inf)
     kv, table = randn(2, rows, locations, heads, window, head), randn(3, window, heads, head)
     q, k, v = randn(3, rows, locations, heads, head)
-    views = [RingView(kv.clone(), slot, position, bias, table) for _ in range(2)]
+    views = [RingView(kv.clone(), slot, *own_column(slot, position, bias), table) for _ in range(2)]
     fast, readable = attend_ring(q, k, v, views[0]), attend_ring_readable(q, k, v, views[1])
     assert relative(fast, readable) <= bound and torch.equal(views[0].kv, views[1].kv)
     kept = F.one_hot(slot, window) == 0                                                # only its own slot was written

@@ -1,10 +1,11 @@
 // The page's half of `LiveTranslator`: one pump a widget model takes, sends and receives frames; views only show them.
-// Hand-written, no build step, nothing loaded from anywhere.
+// Hand-written, no build step, nothing loaded from anywhere: `figures.figure.joined` puts what it imports in front of it.
+import {STYLE, clamp} from "./figures/core.js";
+import {rowCard} from "./figures/ring.js";
 
 const CREDITS = 2, SILENCE = 6000;
 const now = () => performance.now();
 const token = () => Array.from({length: 4}, () => Math.random().toString(36).slice(2, 8)).join("");
-const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 const fitted = (fit, w, h, width, height) => {            // size of a picture w x h brought into width x height, beyond it where it is cropped
   if (fit === "stretch") return [width, height];
   const scale = (fit === "pad" ? Math.min : Math.max)(width / w, height / h);
@@ -129,7 +130,7 @@ class Pump {
     this.show();
   }
   set(name, value) {
-    if (["prompt", "style", "strength", "steps", "seed", "size", "at", "step", "fit"].includes(name)) this.floor = this.next;   // nothing older is painted any more
+    if (["prompt", "style", "strength", "steps", "seed", "size", "at", "step", "fit", "noise", "motion_strength"].includes(name)) this.floor = this.next;   // nothing older is painted any more
     this.send({kind: "set", name, value});
   }
   fail(name, text) { this.send({kind: "trouble", name: String(name).slice(0, 80), text: text.slice(0, 500)}); this.stop(text); }
@@ -294,7 +295,7 @@ class Pump {
 }
 
 // ---- a view ------------------------------------------------------------------------------------------------------------
-const STYLE = `
+const LOOK = `
 .l2d{--ink:var(--jp-ui-font-color1,#222);--soft:var(--jp-ui-font-color2,#666);--ground:var(--jp-layout-color1,#fff);--box:var(--jp-layout-color2,#f3f3f3);--line:var(--jp-border-color2,#ccc);--key:var(--jp-brand-color1,#1976d2);
  color:var(--ink);background:var(--ground);font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);padding:10px;border:1px solid var(--line);border-radius:8px;box-sizing:border-box;max-width:100%;width:fit-content;outline-offset:2px}
 .l2d *{box-sizing:border-box}.l2d:focus-visible{outline:2px solid var(--key)}
@@ -315,7 +316,7 @@ const STYLE = `
 .l2d .chips{display:contents}.l2d .chip{display:inline-flex}.l2d .chip .paint{max-width:180px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;border-radius:5px 0 0 5px}.l2d .chip .away{border-left:0;border-radius:0 5px 5px 0;padding:3px 7px}
 .l2d .status{color:var(--soft);font-size:12px;font-variant-numeric:tabular-nums;flex:1 1 300px}.l2d .status b{color:var(--ink);font-weight:600}
 .l2d .plot{width:180px;height:40px}.l2d .trouble{flex-basis:100%;padding:6px 10px;border-radius:5px;background:#c628281c;border-left:4px solid #c62828}.l2d .trouble:empty{display:none}
-.l2d a{color:var(--key)}.l2d details{margin-top:8px;max-width:calc(var(--side,300px)*2 + 8px)}.l2d summary{cursor:pointer;color:var(--soft)}.l2d canvas.engine{width:100%;height:190px;display:block;margin-top:6px}
+.l2d a{color:var(--key)}.l2d details{margin-top:8px;max-width:calc(var(--side,300px)*2 + 8px)}.l2d summary{cursor:pointer;color:var(--soft)}.l2d .engine{border:0;padding:0;background:none;display:flex;flex-wrap:wrap;gap:6px 12px}
 .l2d:fullscreen{width:100%;overflow:auto;border-radius:0;--side:min(48vw,calc(100vh - 230px))!important}
 `;
 
@@ -328,27 +329,27 @@ const FORM = `
 <div class="row"><label class="wide">Prompt <input type="text" class="prompt" maxlength="1000" placeholder="words, then Enter"></label><label>Style <select class="style"></select></label></div>
 <div class="row prompts" role="group" aria-label="row of prompts"><button class="keep" title="A: put the present prompt into the row">Keep</button><button class="previous" title="P: the prompt before, flowing out of the present one" aria-label="previous prompt">◀</button><button class="next" title="N: the next prompt, flowing out of the present one" aria-label="next prompt">▶</button><span class="chips"></span><button class="save" title="the settings and all changes of prompt as a file, for translate --settings">Save settings</button></div>
 <div class="row"><label>Strength <input type="range" class="strength" min="0" max="1" step="0.05"><output class="strengthshown"></output></label><label>Steps <input type="number" class="steps" min="1" max="50"></label>
-<label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label><label title="how a picture of another shape is brought to it">Fit <select class="fit"><option>crop</option><option>pad</option><option>stretch</option></select></label>
+<label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label><label title="how a picture of another shape is brought to it">Fit <select class="fit"><option>crop</option><option>pad</option><option>stretch</option></select></label><label title="new for every frame, one for all, or moving with the picture">Noise <select class="noise"><option>fresh</option><option>fixed</option><option>warped</option></select></label><label title="less strength while much moves"><input type="checkbox" class="motion_strength"> Motion lowers strength</label>
 <label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox" class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label>
 <label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option value="420">large</option><option value="600">huge</option></select></label></div>
 <div class="row"><div class="status" role="status"></div><canvas class="plot" width="360" height="80" role="img" aria-label="latency of the last frames"></canvas><div class="trouble" role="alert"></div><span class="film"></span></div>
 <details class="inside"><summary>Inside the engine</summary><div class="row"><label>Layer <select class="layer"></select></label><label>Place <input type="range" class="location" min="0" max="0" value="0"></label><span class="where"></span></div>
-<canvas class="engine" role="img" aria-label="denoising rows, cache slots and attention weights"></canvas></details>`;
+<div class="engine l2d-figure" role="group" aria-label="denoising rows, cache slots and attention weights"></div></details>`;
 
 class View {
   constructor(pump, el) {
     this.pump = pump;
     const root = this.root = document.createElement("div");
     root.className = "l2d"; root.tabIndex = 0; root.innerHTML = FORM;
-    const style = document.createElement("style"); style.textContent = STYLE;
+    const style = document.createElement("style"); style.textContent = STYLE + LOOK;
     el.append(style, root);
-    this.$ = Object.fromEntries(["main", "snapshot", "record", "mirror", "splitter", "full", "side", "prompt", "style", "strength", "strengthshown", "steps", "seed", "size", "adaptive", "target", "status", "plot", "trouble", "film", "inside", "layer", "location", "where", "engine", "cut", "note", "stage", "keep", "previous", "next", "chips", "save", "fit"].map(name => [name, root.querySelector("." + name)]));
+    this.$ = Object.fromEntries(["main", "snapshot", "record", "mirror", "splitter", "full", "side", "prompt", "style", "strength", "strengthshown", "steps", "seed", "size", "adaptive", "target", "status", "plot", "trouble", "film", "inside", "layer", "location", "where", "engine", "cut", "note", "stage", "keep", "previous", "next", "chips", "save", "fit", "noise", "motion_strength"].map(name => [name, root.querySelector("." + name)]));
     [this.in, this.out] = root.querySelectorAll("canvas.picture");
     const config = pump.model.get("config"), $ = this.$;
     $.style.add(new Option("(prompt only)", ""));
     for (const name of config.styles) $.style.add(new Option(name, name));
     for (const size of config.sizes) $.size.add(new Option(size, size));
-    if (!config.pipeline) for (const name of ["prompt", "style", "strength", "steps", "seed", "adaptive", "target", "keep", "previous", "next", "save"]) $[name].disabled = true;
+    if (!config.pipeline) for (const name of ["prompt", "style", "strength", "noise", "motion_strength", "steps", "seed", "adaptive", "target", "keep", "previous", "next", "save"]) $[name].disabled = true;
     $.inside.hidden = !config.pipeline;
     this.side(config.side);
     this.listen();
@@ -368,7 +369,7 @@ class View {
     const count = e => e.value === "" ? null : +e.value;               // what cannot be is refused by the kernel, in a sentence
     send("prompt", e => e.value);
     $.style.onchange = () => pump.set("style", $.style.value || null);
-    send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count); send("fit", e => e.value);
+    send("strength", e => +e.value); send("steps", count); send("seed", count); send("size", e => +e.value); send("target", count); send("fit", e => e.value); send("noise", e => e.value); send("motion_strength", e => e.checked);
     send("adaptive", e => e.checked); send("layer", e => +e.value); send("location", e => +e.value);
     $.keep.onclick = () => { const prompt = ($.prompt.value || "").trim(); if (prompt) pump.set("keep", prompt); };
     $.next.onclick = () => pump.set("step", 1);
@@ -415,11 +416,11 @@ class View {
     $.record.disabled = !running && !status.recording;
     $.mirror.setAttribute("aria-pressed", !!pump.mirror); $.splitter.setAttribute("aria-pressed", !!pump.split);
     root.classList.toggle("split", !!pump.split);
-    for (const name of ["prompt", "style", "strength", "steps", "seed", "size", "target", "fit"])
+    for (const name of ["prompt", "style", "strength", "steps", "seed", "size", "target", "fit", "noise"])
       if (settings[name] !== undefined && document.activeElement !== $[name]) $[name].value = settings[name] ?? "";
     if (settings.size && $.size.value === "") { $.size.add(new Option(settings.size, settings.size)); $.size.value = settings.size; }
     this.row(settings.prompts || [], settings.prompt);
-    $.adaptive.checked = !!settings.adaptive; $.strengthshown.textContent = (+$.strength.value).toFixed(2);
+    $.adaptive.checked = !!settings.adaptive; $.motion_strength.checked = !!settings.motion_strength; $.strengthshown.textContent = (+$.strength.value).toFixed(2);
     if (status.size) root.style.setProperty("--shape", status.size[0] / status.size[1]);
     $.note.textContent = document.hidden && running ? "paused: this tab is hidden" : running ? pump.note : pump.waiting ? "asking the kernel" : pump.painted ? "stopped" : "press Start";
     $.trouble.textContent = pump.trouble || status.error || "";
@@ -462,34 +463,12 @@ class View {
     draw.beginPath(); values.forEach((v, i) => draw.lineTo(i * width / 119, height - 3 - (height - 6) * v / top)); draw.stroke();
   }
   drawEngine() {
-    const {$, pump} = this, {engine: canvas} = $, state = pump.engine;
+    const {$, pump} = this, {engine} = $, state = pump.engine;
     if (!state || !$.inside.open) return;
     if (state.layers && $.layer.options.length !== state.layers) { $.layer.textContent = ""; for (let i = 0; i < state.layers; i++) $.layer.add(new Option(i, i)); $.layer.value = state.layer; }
     if (state.locations) { $.location.max = state.locations - 1; $.where.textContent = `place ${state.location} of ${state.locations}`; }
-    const ratio = devicePixelRatio || 1, width = canvas.clientWidth, rows = state.rows, high = 62, top = 22;
-    canvas.style.height = `${top + rows.length * high}px`;
-    canvas.width = width * ratio; canvas.height = (top + rows.length * high) * ratio;
-    const draw = canvas.getContext("2d"), css = getComputedStyle(this.root), ink = css.getPropertyValue("--ink"), soft = css.getPropertyValue("--soft"), key = css.getPropertyValue("--key");
-    const left = 108, cell = (width - left - 4) / state.window;
-    draw.scale(ratio, ratio); draw.font = "11px sans-serif"; draw.textAlign = "center"; draw.fillStyle = soft;
-    draw.fillText("warm slots", left + cell * state.warmup / 2, 13); draw.fillText("ring", left + cell * (state.warmup + state.window) / 2, 13);
-    rows.forEach((row, k) => {
-      const y = top + k * high;
-      draw.textAlign = "left"; draw.fillStyle = ink;
-      draw.fillText(`row ${k}, t = ${state.timesteps[k]}`, 2, y + 20); draw.fillStyle = soft;
-      draw.fillText(row ? `frame ${row.frame}` : "empty", 2, y + 36);
-      if (!row) return;
-      draw.textAlign = "center";
-      for (let j = 0; j < state.window; j++) {
-        const x = left + j * cell, mine = j === row.slot;
-        draw.strokeStyle = mine ? "#D55E00" : soft; draw.lineWidth = mine ? 2 : .6; draw.globalAlpha = row.visible[j] ? 1 : .3;
-        draw.strokeRect(x + 1.5, y + 1.5, cell - 3, 38);
-        if (row.weights) { const h = 36 * row.weights[j] / Math.max(...row.weights); draw.fillStyle = mine ? "#D55E00" : key; draw.globalAlpha *= .55; draw.fillRect(x + 2.5, y + 38.5 - h, cell - 5, h); draw.globalAlpha = row.visible[j] ? 1 : .3; }
-        draw.fillStyle = ink; draw.fillText(row.visible[j] ? row.frames[j] : "", x + cell / 2, y + 24);
-        draw.fillStyle = soft; draw.fillText(row.visible[j] ? `p${row.position[j]}` : "", x + cell / 2, y + 52);
-      }
-      draw.globalAlpha = 1;
-    });
+    engine.replaceChildren(...state.rows.map((row, k) => rowCard(row && {...row, holds: row.frames.map((frame, j) => row.visible[j] ? frame : null)}, k,
+      {window: state.window, warmup: state.warmup, lit: null, title: `t = ${state.timesteps[k]}`, pick: () => {}})));
   }
   close() {
     this.pump.views.delete(this);

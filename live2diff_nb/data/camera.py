@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['view_matrices', 'follow', 'drift', 'place', 'camera_path', 'blob', 'paste', 'crossing', 'cut_out', 'open_stacks',
-           'read_stack', 'send_across', 'PhotoClips']
+           'read_stack', 'send_across', 'places_before', 'seen_before', 'PhotoClips', 'mirrored']
 
 # %% ../../nbs/data/camera.ipynb #003346a1
 import warnings
@@ -160,13 +160,37 @@ def send_across(
     clips,                    # the photo clip and the painted clip, each (frames, size, size, 3) uint8
     pair: np.ndarray,         # (2, H, W, 3) uint8: another picture and its painted version
     rng: np.random.Generator, # random generator
-) -> list:                    # both clips with the same cut-out of `pair` crossing them
-    "Let a thing move through both clips."
+    speed: float = 3.0,       # fastest, pixels a frame
+) -> tuple:                   # both clips; (frames, 2, 3) its path; (frames, size, size) bool, where it covers them
+    "Let a cut-out of another picture move through both clips."
     frames, size = clips[0].shape[:2]
     side = int(min(rng.uniform(0.3, 0.7) * size, *pair.shape[1:3]))
-    way = crossing(frames, size, side, rng)
+    way = crossing(frames, size, side, rng, speed)
     things = [follow(t, way, size, cv2.BORDER_CONSTANT) for t in cut_out(pair, side, rng)]
-    return [paste(clip, t[..., :3], t[..., 3:]) for clip, t in zip(clips, things)]
+    return [paste(clip, t[..., :3], t[..., 3:]) for clip, t in zip(clips, things)], way, things[0][..., 3] > 127
+
+# %% ../../nbs/data/camera.ipynb #camflow1
+def places_before(
+    matrices: np.ndarray, # (frames, 2, 3) from frame pixel to picture pixel
+    size: int,            # side of the frames, pixels
+) -> np.ndarray:          # (frames - 1, size, size, 2) float32: x, y in the frame before
+    "Where each pixel was one frame earlier."
+    square = np.concatenate([matrices, np.tile([[[0, 0, 1.0]]], (len(matrices), 1, 1))], 1)
+    steps = (np.linalg.inv(square[:-1]) @ square[1:])[:, :2].astype(np.float32)
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    return np.einsum("fij,yxj->fyxi", steps, np.stack([x, y, np.ones_like(x)], -1), optimize=True)
+
+
+def seen_before(
+    was: np.ndarray,    # (frames - 1, size, size, 2) from `places_before`
+    covers: np.ndarray, # (frames, size, size) bool, where the moving thing is
+) -> np.ndarray:        # (frames - 1, size, size) bool
+    "Was the pixel visible one frame earlier, as part of the same thing?"
+    size = covers.shape[-1]
+    x, y = np.moveaxis(np.rint(was).astype(int), -1, 0)
+    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+    before = covers[np.arange(len(was))[:, None, None], y.clip(0, size - 1), x.clip(0, size - 1)]
+    return inside & (before == covers[1:])
 
 # %% ../../nbs/data/camera.ipynb #06baa8ab
 class PhotoClips:
@@ -181,10 +205,15 @@ class PhotoClips:
         speed: float = 3.0,   # fastest pan, picture pixels a frame
         scale=(0.8, 1.25),    # range of picture pixels per frame pixel
         start: int = 0,       # number of the first clip
+        still: float = 0.0,   # share of the clips whose camera stands still
+        old: float = 0.0,     # share of the clips whose first frames are from an earlier time, in other light
+        warmup: int = 8,      # how many these are
+        most: int = 60,       # frames between them and the rest, at most
     ):
         self.stacks, self.styles = open_stacks(stacks, styles), tuple(styles)
         self.frames, self.size, self.seed, self.start = frames, size, seed, start
         self.objects, self.speed, self.scale = objects, speed, scale
+        self.still, self.old, self.warmup, self.most = still, old, warmup, most
         self.listing = f"{len(self.stacks)} painted pictures {glance(self.stacks)}"
 
     def pick(self,
@@ -195,17 +224,42 @@ class PhotoClips:
         stack = self.stacks[rng.integers(len(self.stacks))]
         return stack[::style + 1][:2]
 
+    def path(self,
+        shape: tuple, # (H, W) of the picture
+        gap: int,     # frames left out after the warmup
+        rng: np.random.Generator, # random generator
+    ) -> np.ndarray:  # (frames, 2, 3) from frame pixel to picture pixel
+        "The camera's."
+        whole = camera_path(self.frames + gap, *shape, self.size, rng, self.speed, self.scale)
+        if self.still and rng.random() < self.still: whole[:] = whole[:1]
+        return np.concatenate([whole[:self.warmup], whole[self.warmup + gap:]]) if gap else whole
+
     def __getitem__(self,
         i: int, # number of the clip, 0 or more; there is no last one
-    ) -> dict:  # photo, styled: (frames, size, size, 3) uint8; style: its index in `styles`
+    ) -> dict:  # photo, styled: (frames, size, size, 3) uint8; style: its index in `styles`; `was`, `seen`: its motion
         rng = np.random.default_rng((self.seed, i))
         style = int(rng.integers(len(self.styles)))
         pair = self.pick(style, rng)
-        path = camera_path(self.frames, *pair.shape[1:3], self.size, rng, self.speed, self.scale)
-        photo, styled = (follow(side, path, self.size) for side in pair)
+        gap = int(rng.integers(1, self.most)) if self.old and rng.random() < self.old else 0
+        path = self.path(pair.shape[1:3], gap, rng)
+        clips, was = [follow(side, path, self.size) for side in pair], places_before(path, self.size)
+        covers = np.zeros(clips[0].shape[:3], bool)
         if rng.random() < self.objects:
-            photo, styled = send_across((photo, styled), self.pick(style, rng), rng)
-        if rng.random() < 0.5: photo, styled = photo[:, :, ::-1], styled[:, :, ::-1]
-        return dict(photo=np.ascontiguousarray(photo), styled=np.ascontiguousarray(styled), style=style)
+            clips, way, covers = send_across(clips, self.pick(style, rng), rng)
+            was = np.where(covers[1:, ..., None], places_before(way, self.size), was)
+        if gap:
+            light = rng.uniform(0.7, 1.3)
+            for clip in clips: clip[:self.warmup] = np.clip(clip[:self.warmup] * light, 0, 255)
+        clip = dict(photo=clips[0], styled=clips[1], was=was, seen=seen_before(was, covers))
+        return dict(mirrored(clip) if rng.random() < 0.5 else clip, style=style)
 
     def __iter__(self): return (self[i] for i in count(self.start))
+
+
+def mirrored(
+    clip: dict, # arrays (frames, h, w, ...); `was` holds places
+) -> dict:
+    "The clip as a mirror shows it."
+    clip = {name: np.ascontiguousarray(value[:, :, ::-1]) for name, value in clip.items()}
+    clip["was"][..., 0] = clip["photo"].shape[2] - 1 - clip["was"][..., 0]
+    return clip

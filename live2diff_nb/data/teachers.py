@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['INK', 'PAPER', 'TEACHERS', 'STYLES', 'WORDINGS', 'SUBJECTS', 'lines', 'soft_steps', 'opencv_cartoon', 'painter',
-           'style_transfer', 'starry_night', 'watercolour', 'etching', 'make_prompt']
+           'style_transfer', 'starry_night', 'watercolour', 'etching', 'coloured_pencil', 'poster', 'pastel', 'woodcut',
+           'make_prompt']
 
 # %% ../../nbs/data/teachers.ipynb #f340e192
 from functools import lru_cache
@@ -98,7 +99,32 @@ def etching(
     light = (0.55 * drawn * drawn * (3 - 2 * drawn) + 0.45 * drawn) * (0.66 + 0.34 * np.clip(1.25 * tone, 0, 1))
     return (INK + (PAPER - INK) * light[..., None]).astype(np.uint8)
 
-TEACHERS = dict(starry_night=starry_night, watercolour=watercolour, etching=etching, cartoon=opencv_cartoon)
+def coloured_pencil(
+    frame: np.ndarray, # (H, W, 3) uint8 RGB
+) -> np.ndarray:       # (H, W, 3) uint8 RGB
+    "Bright pencil on white paper."
+    return style_transfer(8)(frame)
+
+def poster(
+    frame: np.ndarray, # (H, W, 3) uint8 RGB
+) -> np.ndarray:       # (H, W, 3) uint8 RGB
+    "Flat pale areas and broad black lines."
+    return style_transfer(21)(frame)
+
+def pastel(
+    frame: np.ndarray, # (H, W, 3) uint8 RGB
+) -> np.ndarray:       # (H, W, 3) uint8 RGB
+    "Soft yellow and violet chalk."
+    return style_transfer(12)(frame)
+
+def woodcut(
+    frame: np.ndarray, # (H, W, 3) uint8 RGB
+) -> np.ndarray:       # (H, W, 3) uint8 RGB
+    "Brown cuts along the outlines on yellowish paper."
+    return style_transfer(18)(frame)
+
+TEACHERS = dict(starry_night=starry_night, watercolour=watercolour, etching=etching, cartoon=opencv_cartoon,
+                coloured_pencil=coloured_pencil, poster=poster, pastel=pastel, woodcut=woodcut)
 STYLES = tuple(TEACHERS)
 
 # %% ../../nbs/data/teachers.ipynb #b2df7c21
@@ -109,6 +135,11 @@ WORDINGS = {
                     "pale soft watercolour", "aquarelle on paper"],
     "etching": ["etching", "ink etching", "engraving", "ink drawing", "black and white etching", "pen and ink"],
     "cartoon": ["cartoon", "cartoon style", "comic", "flat cartoon", "comic book style", "anime cartoon"],
+    "coloured pencil": ["coloured pencil", "colored pencil", "coloured pencil drawing", "color pencil sketch",
+                        "crayon drawing", "bright pencil on white paper"],
+    "poster": ["poster", "poster art", "screen print", "retro poster", "bold black outlines, flat pale colours"],
+    "pastel": ["pastel", "soft pastel", "pastel painting", "chalk pastel", "yellow and violet chalk"],
+    "woodcut": ["woodcut", "wood engraving", "linocut", "woodblock print", "carved wood print"],
     "photo": ["a photo", "photograph", "photo", "realistic photo", "a photo, realistic"],
 }
 SUBJECTS = [

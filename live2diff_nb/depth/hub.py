@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .estimator import DepthEstimator, TinyDepth, fold_norms
+from .estimator import DepthEstimator
+from .small import TinyDepth, fold_norms
 from .midas import DPTHybrid
 from ..files.files import check_finite, open_weights
 from ..files.folders import open_part, read_json

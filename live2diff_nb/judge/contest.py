@@ -125,7 +125,7 @@ def judge_clip(
         outputs[method.name], seconds = run_method(method, case, how, place)
         rows[method.name] = dict(kind="method", title=method.title, seconds=seconds)
         advance()
-    reference = teacher or one_by_one(pipe, case.frames, style, seed=how["seed"], prompt=how["prompt"], fixed=True)
+    reference = teacher or one_by_one(pipe, case.frames, style, seed=how["seed"], prompt=how["prompt"], noise="fixed")
     manner, basis = style_statistics(teacher) if known else None, teacher or case.frames
     for name, frames in outputs.items(): rows[name] |= score(case, frames, reference, basis, manner, looks)
     first = outputs[methods[0].name]

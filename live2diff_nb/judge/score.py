@@ -30,16 +30,16 @@ class Way:
         name: str, # of the method
         title: str, # for tables
         run=translate, # `variants.translate` or `one_by_one`
-        fixed: bool | None = None, # one noise for all frames; None: as the weights prefer
+        noise: str | None = None, # of `engine.noise.NOISES`; None: as the weights prefer
         depth: bool = True, # False: the depth adapter is silent
     ):
         self.pipe, self.name, self.title, self.run = pipe, name, title, run
-        self.fixed, self.depth = pipe.fixed_noise if fixed is None else fixed, depth
+        self.noise, self.depth = noise or pipe.noise, depth
 
     @property
     def constants(self) -> dict:
         "What the method is run with."
-        return dict(steps=self.pipe.steps, noise="one" if self.fixed else "fresh", depth=self.depth,
+        return dict(steps=self.pipe.steps, noise={"fixed": "one"}.get(self.noise, self.noise), depth=self.depth,
                     window=self.pipe.window if self.run is translate else 1)
 
     def translate(
@@ -52,16 +52,20 @@ class Way:
     ) -> list: # of (h, w, 3) uint8, one an input frame
         "A whole clip."
         if strength is not None: self.pipe.strength = strength
-        return self.run(self.pipe, frames, style, depth=self.depth, seed=seed, prompt=prompt, fixed=self.fixed)
+        return self.run(self.pipe, frames, style, depth=self.depth, seed=seed, prompt=prompt, noise=self.noise)
 
 # %% ../../nbs/judge/score.ipynb #scoe0007
 METHODS = { # name -> pipe -> method; the first that is asked for is the one that the cheats are made from
     "ours": partial(Way, name="ours", title="stream"),
-    "ours_one": partial(Way, name="ours_one", title="stream, one noise", fixed=True),
-    "ours_fresh": partial(Way, name="ours_fresh", title="stream, fresh noise", fixed=False),
+    "ours_one": partial(Way, name="ours_one", title="stream, one noise", noise="fixed"),
+    "ours_fresh": partial(Way, name="ours_fresh", title="stream, fresh noise", noise="fresh"),
+    "ours_warped": partial(Way, name="ours_warped", title="stream, warped noise", noise="warped"),
     "ours_flat": partial(Way, name="ours_flat", title="stream without depth", depth=False),
-    "alone": partial(Way, name="alone", title="frame by frame, one noise", run=one_by_one, fixed=True),
-    "alone_fresh": partial(Way, name="alone_fresh", title="frame by frame, fresh noise", run=one_by_one, fixed=False)}
+    "alone": partial(Way, name="alone", title="frame by frame, one noise", run=one_by_one, noise="fixed"),
+    "alone_fresh": partial(Way, name="alone_fresh", title="frame by frame, fresh noise", run=one_by_one,
+                           noise="fresh"),
+    "alone_warped": partial(Way, name="alone_warped", title="frame by frame, warped noise", run=one_by_one,
+                            noise="warped")}
 METHODS |= {name: make for name, make in BASELINES.items() if not name.startswith("ours")}
 
 def pick_methods(

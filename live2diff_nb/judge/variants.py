@@ -29,13 +29,12 @@ def translate(
     depth: bool = True, # False: the depth adapter is silent
     seed: int = 0, # of the noise
     prompt: str = "", # what the style is of
-    fixed: bool | None = None, # one noise for all frames; None: as the weights prefer
+    noise: str | bool | None = None, # as `noise_kind` takes it; None: as the weights prefer
 ) -> list: # of (h, w, 3) uint8
     "A whole clip through the pipeline, perhaps with a part missing."
     usual, pipe.warmup = pipe.warmup, pipe.warmup if warmup is None else warmup
     pipe.prompt, pipe.style = prompt, style
-    fixed = pipe.fixed_noise if fixed is None else fixed
-    try: return list(run_session(Session(pipe, seed, fixed, "cut", depth, slide, refresh=pipe.refresh), frames))
+    try: return list(run_session(Session(pipe, seed, noise, "cut", depth, slide, refresh=pipe.refresh), frames))
     finally: pipe.warmup = usual
 
 # %% ../../nbs/judge/variants.ipynb #d9a57cd2
@@ -47,15 +46,18 @@ def one_by_one(
     depth: bool = True, # False: the depth adapter is silent
     seed: int = 0, # of the noise
     prompt: str = "", # what the style is of
-    fixed: bool = False, # one noise for all frames; False: fresh noise a frame
+    noise: str | bool | None = "fresh", # as in `translate`
 ) -> list: # of (h, w, 3) uint8
     "The same weights without time: every frame alone."
     pipe.prompt, pipe.style, results = prompt, style, []
-    session = Session(pipe, seed, fixed, "cut", depth)
+    session = Session(pipe, seed, noise, "cut", depth)
     engine = session.new_engine()
     engine.runner, engine.text = pipe.unet, pipe.embed(prompt, style)
     for number, frame in enumerate(frames):
-        latent, near = pipe.encode(pipe.to_pictures([frame]), session.scale)
+        picture = pipe.to_pictures([frame])
+        session.look(picture, number)
+        if not number: engine.noise = session.noise()
+        latent, near = pipe.encode(picture, session.scale)
         results += pipe.to_frames(whole_chunk(engine, latent, near, [number]))
     return results
 
@@ -77,7 +79,7 @@ def fresh_engine(
 ) -> StreamDenoiser: # the network itself runs it, so that times can be compared
     "An engine with its prompt, not yet warm."
     pipe.prompt, pipe.style = "", style
-    engine = Session(pipe, 0, pipe.fixed_noise, "cut").new_engine()
+    engine = Session(pipe, 0, None, "cut").new_engine()
     engine.runner = pipe.unet
     return engine
 

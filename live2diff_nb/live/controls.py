@@ -87,6 +87,8 @@ SETTERS = {
     "prompt": lambda controls, value: controls.model.set("prompt", value),
     "style": lambda controls, value: controls.model.set("style", value),
     "strength": lambda controls, value: controls.model.set("strength", value),
+    "noise": lambda controls, value: controls.model.set("noise", value),
+    "motion_strength": lambda controls, value: controls.model.set("motion_strength", value),
     "steps": set_steps, "size": set_size, "seed": set_seed, "adaptive": set_adaptive,
     "prompts": set_prompts, "at": set_at, "step": set_step,
     "keep": lambda controls, value: set_prompts(controls, [*controls.prompts.row, value]),

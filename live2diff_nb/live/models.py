@@ -23,7 +23,7 @@ class PipelineModel:
         size: int | None = None,  # working height, pixels; None: the pipeline's
     ):
         self.pipe, self.styles, self.shape = pipe, list(pipe.styles), pipe.width / pipe.height
-        self.multiple = pipe.factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+        self.multiple = pipe.multiple
         self.wanted, self.timings, self.answered = Level(pipe.steps, size or pipe.height), {}, 0
         check_size(self.wanted.size, self.wanted.size, self.multiple)
 
@@ -35,7 +35,7 @@ class PipelineModel:
     @property
     def device(self) -> torch.device:
         "That the model is on."
-        return self.pipe.unet.device
+        return self.pipe.device
 
     def ladder(
         self,
@@ -53,7 +53,7 @@ class PipelineModel:
 
     def set(
         self,
-        name: str,  # "prompt", "style", "strength", "steps" or "lora"
+        name: str,  # "prompt", "style", "strength", "noise", "motion_strength", "steps" or "lora"
         value,      # refused by the pipeline with a `ValueError` if it cannot be
     ):
         "Change a setting of the pipeline."
@@ -81,9 +81,10 @@ class PipelineModel:
         return StreamTranslator(self.pipe, seed, on_cut)
 
     def settings(self) -> dict:
-        "For the page and the file: prompt, style, strength, LoRAs."
+        "For the page and the file."
         lora = {str(path): weight for path, weight in self.pipe.lora.items()}
-        return dict(prompt=self.pipe.prompt, style=self.pipe.style, strength=self.pipe.strength, lora=lora)
+        return dict(prompt=self.pipe.prompt, style=self.pipe.style, strength=self.pipe.strength,
+                    noise=self.pipe.noise, motion_strength=self.pipe.motion_strength, lora=lora)
 
     def parts(
         self,

@@ -70,6 +70,7 @@ _words = lambda value: bool(text(1000)(value) and value.strip())
 SETTINGS = {
     "prompt": text(1000), "style": lambda value: value is None or text(100)(value), "strength": number(0, 1),
     "steps": whole(1, 50), "seed": whole(0, 2**31 - 1), "size": whole(32, 2048), "adaptive": flag,
+    "noise": one_of("fresh", "fixed", "warped"), "motion_strength": flag,
     "target": number(1, 120), "fit": one_of("crop", "pad", "stretch"), "at": whole(0, 99), "step": whole(-99, 99),
     "prompts": row(100, _words), "keep": _words, "drop": _words,
     "engine": flag, "layer": whole(0, 10_000), "location": whole(0, 10_000_000)}
@@ -151,7 +152,8 @@ def reserve(
 # %% ../../nbs/live/settings.ipynb #5e770017
 _prompt = lambda value: text(1000)(value) or (
     isinstance(value, dict) and bool(value) and all(map(text(1000), value.values())))
-SAVED = {**{name: SETTINGS[name] for name in ("style", "strength", "steps", "fit", "prompts")},
+SAVED = {**{name: SETTINGS[name] for name in (
+             "style", "strength", "steps", "noise", "motion_strength", "fit", "prompts")},
          "prompt": _prompt, "fade": text(40), "seed": whole(-2**63, 2**64 - 1),
          "size": lambda value: row(2, whole(1, 10_000))(value) and len(value) == 2,
          "lora": lambda value: isinstance(value, dict) and all(map(number(-100, 100), value.values()))}

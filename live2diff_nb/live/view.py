@@ -9,19 +9,24 @@ __all__ = ['Watch', 'engine_picture', 'EngineView']
 import time
 from contextlib import contextmanager
 
+import torch
+
 from ..engine.stream import StreamDenoiser
-from ..engine.temporal import newest_codes, ring_scores
+from ..engine.temporal import placed, ring_scores
 
 # %% ../../nbs/live/view.ipynb #66623e8e
 class Watch:
-    "Attention weights of one temporal layer at one location, caught while the engine makes a step."
+    "Attention weights of one temporal layer at some locations, caught while the engine makes a step."
 
     def __init__(
         self,
         layer: int = 0,     # number of the temporal layer; beyond the last: the last
         location: int = 0,  # number of the place on its feature map, row by row; beyond the last: the last
+        more: tuple = (),   # numbers of other places, of which only `by_head` tells
     ):
-        self.layer, self.location, self.weights, self.locations = layer, location, None, 0
+        self.layer, self.location, self.more, self.locations, self.rows = layer, location, more, 0, 1
+        self.weights = None  # (rows, window) of the location, mean over heads
+        self.by_head = None  # (rows, 1 + more, heads, window)
 
     @contextmanager
     def on(
@@ -29,7 +34,7 @@ class Watch:
         engine: StreamDenoiser,  # whose next step is watched
     ):
         "While it lasts, the engine runs its UNet in torch and the layer's weights are caught."
-        layers = engine.unet.temporal_layers
+        layers, self.rows = engine.unet.temporal_layers, engine.rows
         self.layer = min(self.layer, len(layers) - 1)
         hook = layers[self.layer].register_forward_pre_hook(self._catch)
         try:
@@ -42,13 +47,17 @@ class Watch:
         x, view = args
         if not hasattr(view, "slot"): return                 # the warmup has no ring
         self.locations = x.shape[1]
-        place = min(self.location, x.shape[1] - 1)
-        at = slice(place, place + 1)
+        at = [min(place, x.shape[1] - 1) for place in (self.location, *self.more)]
         q, k = (attention.split(w(x[:, at])) for w in (attention.to_q, attention.to_k))
         small = view._replace(kv=view.kv[:, :, at])
-        scores = ring_scores((q + newest_codes(view)[0]) * q.shape[-1] ** -0.5, k, small)
-        weights = scores.softmax(-1)[:, 0].mean(1)           # (rows, L + 1), mean over heads; the new frame is last
-        self.weights = weights[:, :-1].scatter_add(1, view.slot[:, None], weights[:, -1:])
+        weights = ring_scores(placed(q, small), k, small).softmax(-1)      # (rows, places, heads, L + 1), the new one last
+        slot = view.slot.view(-1, 1, 1, 1).expand_as(weights[..., :1])
+        new = weights[..., :-1].scatter_add(-1, slot, weights[..., -1:])
+        alone = len(new) == 1 and self.by_head is not None   # one row after the other: together they are the step
+        self.by_head = torch.cat([self.by_head, new])[-self.rows :] if alone else new
+        self.weights = self.by_head[:, 0].mean(1)
+
+
 
 # %% ../../nbs/live/view.ipynb #09543047
 def engine_picture(
@@ -56,18 +65,18 @@ def engine_picture(
     watch: Watch | None = None,  # that saw the step
 ) -> dict:                       # rows (None: idle), warmup, window, timesteps; with a watch layer and location: JSON
     "Rows, frames, slots, positions and attention of the step that was just made."
-    rows, newest, warm = [], engine.streamed - 1, engine.warmup
-    for row in range(engine.rows):
-        n = newest - row
-        if n < 0:
+    rows, warm = [], engine.warmup
+    for row, n in enumerate(engine.worked):
+        if n is None:
             rows.append(None)
             continue
-        slot, position, bias = (x[0] for x in engine.ring.rows([n]))
+        slot, position, bias = (x[0].tolist() for x in engine.ring.rows([n]))
         ring = engine.window - warm
         frames = [*range(-warm, 0), *(n - (n - j) % ring for j in range(ring))]
         caught = watch is not None and watch.weights is not None and row < len(watch.weights)
-        rows.append(dict(frame=n, slot=int(slot), frames=frames, position=position.tolist(),
-                         visible=(bias == 0).tolist(), weights=watch.weights[row].tolist() if caught else None))
+        visible = [b == 0 or j == slot for j, b in enumerate(bias[:-1])]
+        rows.append(dict(frame=n, slot=slot, frames=frames, position=position[:-1], visible=visible,
+                         weights=watch.weights[row].tolist() if caught else None))
     place = dict(layer=watch.layer, layers=len(engine.unet.temporal_layers), location=watch.location,
                  locations=watch.locations) if watch else {}
     return dict(rows=rows, warmup=warm, window=engine.window, timesteps=engine.timesteps.tolist(), **place)

@@ -12,12 +12,12 @@ import time
 import weakref
 from collections import Counter
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
 import anywidget
 import traitlets
 
+from ..figures.figure import joined
 from .controls import Controls
 from .models import as_model
 from .desk import Desk, unbind_replies
@@ -127,7 +127,7 @@ _newest = lambda: None                                   # weak reference to the
 class LiveTranslator(anywidget.AnyWidget):
     "Live translation in a cell: camera or any source in, restyled pictures out, controls under them."
 
-    _esm = (files("live2diff_nb") / "assets" / "live.js").read_text()
+    _esm = joined("../live.js")
     config = traitlets.Dict().tag(sync=True)
     stage = None       # until it is built: a widget that could not be built has nothing to close
 

@@ -16,7 +16,6 @@ import threading
 from asyncio import new_event_loop
 from urllib.parse import urlparse
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -105,6 +104,7 @@ def encode_frame(
     quality: int = 88,   # of the JPEG, 0..100
 ) -> bytes:
     "A frame as JPEG."
+    import cv2                                  # slow to import, and only the live widget needs it
     bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 

@@ -66,7 +66,7 @@ class StreamTranslator:
     ):
         self.pipe, self.tags, self.judge = pipe, deque(), None
         self.change = pipe.change                          # unless `soften` was called
-        self.session = Flowing(pipe, seed, pipe.fixed_noise, self.change, on_cut=on_cut, refresh=pipe.refresh)
+        self.session = Flowing(pipe, seed, None, self.change, on_cut=on_cut, refresh=pipe.refresh)
 
     def skip_similar(
         self,
@@ -93,7 +93,7 @@ class StreamTranslator:
             return Shown(note="same")
         self.tags.append(tag)
         before = self.session.version
-        ready, seen = self._push(picture, watch)
+        ready, seen = self._push(picture, frame, watch)
         changed = self.session.version != before           # it notices a change itself, at this moment
         if changed: self.session.change = self.change
         tags = [self.tags.popleft() for _ in ready]
@@ -104,13 +104,13 @@ class StreamTranslator:
             return Shown(note=f"warming up {warm} of {self.pipe.warmup}", changed=changed, seen=seen)
         return Shown(tags[-1], self.session.to_frames(ready[-1])[0], changed=changed, seen=seen)
 
-    def _push(self, picture: torch.Tensor, watch: Watch | None) -> tuple:
+    def _push(self, picture: torch.Tensor, frame: np.ndarray, watch: Watch | None) -> tuple:
         "`(latents that are ready, what was seen)`; nothing is seen of the warmup, or of an engine that ends here."
         engine = self.session.engine
         if watch is None or engine is None:
-            return self.session.take(picture), None
+            return self.session.take(picture, frame=frame), None
         with watch.on(engine):
-            ready = self.session.take(picture)
+            ready = self.session.take(picture, frame=frame)
         caught = self.session.engine is engine and watch.weights is not None
         return ready, engine_picture(engine, watch) if caught else None
 

@@ -47,7 +47,7 @@ class Texts:
         "The embedding."
         key = prompt, style
         if key not in self.made:
-            self.made[key], tokenizer = self.models.embed(*key), self.models.tokenizer
+            self.made[key], tokenizer = self.models.embed(*key), self.models.parts.tokenizer
             left_out = fit_prompt(tokenizer, style_parts(self.models.styles, style)[0], prompt)[1]
             if left_out and key not in self.told: warnings.warn(shortened(left_out, tokenizer.model_max_length))
             self.told.add(key)
@@ -83,8 +83,9 @@ def keep_cache(
     "The old engine takes over all but the cache."
     if new.rows != old.rows: return False
     old.timesteps, old.scalings, old.runner = new.timesteps, new.scalings, new.runner
+    old.entries = new.entries
     old.text, old.noise = text, new.noise
-    old.tables = [layer.position_table(old.window) for layer in old.unet.temporal_layers]
+    old.tables = old.unet.position_tables(old.window)
     return True
 
 # %% ../../nbs/pipeline/changes.ipynb #ch00000e
@@ -112,10 +113,10 @@ class Kept:
         engine: StreamDenoiser,  # that has taken a frame
         encoded: tuple,          # the frame's `Models.encode`
     ):
-        "Keep it, and let go of what has left the cache."
+        "Keep it, and let go of what has left the cache: a ring later, since the engine's call may come later, too."
         newest = engine.streamed - 1
         self.inputs[newest], held = encoded, set(self.warm_ones(engine))
-        self.inputs = {n: pair for n, pair in self.inputs.items() if n in held or n > newest - self.ring}
+        self.inputs = {n: pair for n, pair in self.inputs.items() if n in held or n > newest - 2 * self.ring}
 
     def frames(
         self,

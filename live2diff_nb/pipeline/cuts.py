@@ -10,6 +10,7 @@ __all__ = ['SIDE', 'BLOCK', 'REACH', 'FLAT', 'PLACES', 'CORNERS', 'NEAR', 'thumb
 from collections import deque
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
@@ -24,9 +25,11 @@ NEAR = np.array([[max(abs(y - top), abs(x - left)) <= REACH for y in range(PLACE
 
 
 def thumbnail(
-    picture: Tensor,  # (1, 3, h, w) in [-1, 1]
-) -> np.ndarray:      # (3, SIDE, SIDE) grey levels
+    picture,      # (1, 3, h, w) in [-1, 1]; or (h, w, 3) uint8 as an array, for which no GPU is waited for
+) -> np.ndarray:  # (3, SIDE, SIDE) grey levels
     "A picture, small."
+    if isinstance(picture, np.ndarray):
+        return F.adaptive_avg_pool2d(torch.tensor(picture).permute(2, 0, 1).float(), SIDE).numpy()
     return (F.adaptive_avg_pool2d(picture.float(), SIDE)[0] * 127.5 + 127.5).cpu().numpy()
 
 
@@ -83,9 +86,10 @@ class CutJudge:
         self,
         picture: Tensor,     # (1, 3, h, w) in [-1, 1]
         sure: bool = False,  # a cut for another reason
+        frame=None,          # (h, w, 3) uint8, the same as an array: then a picture on a GPU is not waited for
     ) -> list[tuple]:        # (picture, is it a cut?) of every picture that can be passed on
         "Look at the next picture."
-        small = thumbnail(picture)
+        small = thumbnail(picture if frame is None else frame)
         if sure:
             passed = self.rest()
             self.forget(small)

@@ -108,6 +108,7 @@ class Intake:
         most: int = 20,   # bad frames that are named one by one
     ):
         self.models, self.most, self.bad, self.shape, self.said = models, most, 0, None, False
+        self.frame = None                         # the last good one as an array (height, width, 3) uint8, made ready
 
     def __call__(
         self,
@@ -116,10 +117,11 @@ class Intake:
         fit: str,         # "crop", "pad" or "stretch"
     ) -> tuple[Tensor | None, bool]:  # (1, 3, h, w) in [-1, 1], None where it is bad; has the shape changed strongly?
         "The frame as a picture, or None and a warning."
-        try: picture = self.models.to_pictures([prepare_frame(frame, self.models.height, self.models.width, fit)])
+        try: self.frame = prepare_frame(frame, self.models.height, self.models.width, fit)
         except (ValueError, TypeError) as error:
             self.tell_bad(number, error)
             return None, False
+        picture = self.models.to_pictures([self.frame])
         return picture, self.look(getattr(frame, "shape", None) or np.asarray(frame).shape, fit)
 
     def tell_bad(
@@ -143,8 +145,8 @@ class Intake:
         self.shape, m = (h, w), self.models
         lost = lost_by_crop((h, w), m.height, m.width)
         if fit == "crop" and lost > 0.25 and not self.said:
-            self.said, step = True, m.factor * 2 ** (len(m.unet.config.block_out_channels) - 1)
-            high, wide = size_like((h, w), m.height, m.width, step)
+            self.said = True
+            high, wide = size_like((h, w), m.height, m.width, m.multiple)
             warnings.warn(f"{lost:.0%} of each frame ({w} x {h}) is cut away to fill {m.width} x {m.height}: "
                           f"fit=\"pad\" keeps all of it, and so does a working size of its shape, {wide} x {high}",
                           stacklevel=3)

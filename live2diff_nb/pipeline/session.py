@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from ..depth.estimator import RunningRange
-from ..engine.noise import FrameNoise, whole_seed
+from ..engine.noise import Cells, MotionShare, noise_kind, whole_seed
 from ..engine.refresh import check_refresh
+from ..engine.several import check_frames
 from ..engine.stream import StreamDenoiser
 from .changes import Kept, Texts, check_change, keep_cache, warm
 from .cuts import CutJudge
 from .health import Health
-from .settings import mix_texts, noise_at
+from .settings import Stage, mix_texts, noise_at
+
 
 # %% ../../nbs/pipeline/session.ipynb #5985ddb6
 ON_CUT = {                                        # what a scene cut does
@@ -35,29 +37,36 @@ class Session:
         self,
         pipe,                     # has `models` and `settings`, as a `Live2Diff`
         seed: int | None,         # of the noise, of any size; None: a random one
-        fixed_noise: bool,        # one noise for all frames
+        noise: str | bool | None,  # as `noise_kind` takes it, for this stream alone; None: as the settings say
         change: str,              # what a changed setting does, one of `changes.CHANGES`
         use_depth: bool = True,   # False: without the depth adapter's part
         slide: bool = False,      # True: later frames overwrite the warmup
         on_cut: str = "keep",     # what a scene cut does, one of `ON_CUT`
         given: dict | None = None,     # settings of this stream alone, name -> value
         travels: dict | None = None,   # "prompt", "seed" -> `Travel`
+        frames_per_step: int = 1,      # new frames a network call
+        waits: bool = False,           # True: the calls are made by a `StreamBatch`
         refresh: str = "off",     # what becomes of stale warm slots, one of `engine.refresh.REFRESH`
     ):
+        check_frames(frames_per_step, pipe.models.window - pipe.models.warmup)
         if on_cut not in ON_CUT: raise ValueError(f"on_cut must be one of {', '.join(ON_CUT)}, got {on_cut!r}")
         check_change(change)
         check_refresh(refresh)
-        self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(given or {})
+        own = {**(given or {}), **({} if noise is None else {"noise": noise_kind(noise)})}
+        self.models, self.base, self.settings = pipe.models, pipe.settings, pipe.settings.copy(own)
         self.seen, self.change, self.version = self.base.times_set.copy(), change, self.settings.version
-        self.noise, self.fixed_noise = FrameNoise(whole_seed(seed), fixed_noise), fixed_noise
-        self.how = dict(use_depth=use_depth, slide=slide, refresh=refresh)     # of the engine
+        self.seed, self.cells, self.motion = whole_seed(seed), None, MotionShare()
+        self.how = dict(use_depth=use_depth, slide=slide, frames_per_step=frames_per_step, waits=waits, refresh=refresh)
         self.on_cut, self.judge, self.quick = on_cut, None if on_cut == "keep" else CutJudge(), False
         self.travels, self.stages = dict(travels or {}), {}
         self.loras, self.texts = {}, Texts(self.models)
         self.times, self.health = self.models.times, Health()
         self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
         self.keeps, self.kept = change == "rebuild", None                      # `Kept`, where it is asked for
-        with self.models.lock: self.models.runner.begin()
+        self.coming = deque()                                                  # results on their way from the GPU
+        with self.models.lock:
+            self.models.runner.begin()
+            self.models.lane.follow()                                          # the weights may still be on their way
 
     @contextmanager
     def turn(self):
@@ -90,7 +99,6 @@ class Session:
             if stage == self.stages.get(name): continue
             pending, self.stages[name] = self.version != self.settings.version, stage
             if name == "prompt": self.settings.prompt = stage.new
-            else: self.noise = noise_at(stage, self.fixed_noise)
             if name == "seed" and not soft and self.engine: self.version = -1
             if soft and self.engine: self.flow(pending)
 
@@ -100,16 +108,20 @@ class Session:
     ):
         "Text and noise of now into the running engine."
         if not pending: self.version = self.settings.version
-        with self.turn(): self.engine.text, self.engine.noise = self.embed(), self.noise
+        with self.turn(): self.engine.text, self.engine.noise = self.embed(), self.noise()
+
+    def noise(self):
+        "`FrameNoise`, or what is between two of a schedule of seeds."
+        return noise_at(self.stages.get("seed", Stage(self.seed, self.seed, 1.0)), self.settings.noise, self.cells)
 
     def new_engine(self) -> StreamDenoiser:
         "An engine for the present strength and steps; frame numbers, and so the noise, continue."
-        m = self.models
-        self.loras, timesteps = self.settings.all_loras(), self.settings.timesteps()
+        m, parts = self.models, self.models.parts
+        self.loras, timesteps = self.settings.all_loras(), self.timesteps()
         self.texts.forget()
         m.apply_lora(self.loras)
-        engine = StreamDenoiser(m.unet, timesteps, m.window, m.warmup, m.scheduler, runner=m.runner, **self.how)
-        engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise
+        engine = StreamDenoiser(parts.unet, timesteps, m.window, m.warmup, parts.scheduler, runner=m.runner, **self.how)
+        engine.count, engine.noise = self.engine.count if self.engine else 0, self.noise()
         return engine
 
     def embed(self) -> Tensor:
@@ -122,9 +134,10 @@ class Session:
         self,
         picture: Tensor,      # (1, 3, h, w) in [-1, 1], the next of the source
         moved: bool = False,  # a cut for certain, as when a phone was turned
+        frame=None,           # the same as an array, where a cut is looked for without a wait for the GPU
     ) -> list[Tensor]:        # (1, 4, h, w) each
         "Take one picture; the denoised latents that are ready now, in order."
-        return self.pass_on(self.judge(picture, moved) if self.judge else [(picture, False)])
+        return self.pass_on(self.judge(picture, moved, frame) if self.judge else [(picture, False)])
 
     def pass_on(
         self,
@@ -135,14 +148,33 @@ class Session:
         with self.turn():
             for picture, cut in judged:
                 if cut: ready += self.begin_anew()
+                self.look(picture)
                 ready += self.push(self.models.encode(picture, self.scale))
         return ready
+
+    def look(
+        self,
+        picture: Tensor,   # (1, 3, h, w) in [-1, 1], the next of the stream
+        number: int | None = None,  # of its frame; None: the next of the engine
+    ):
+        "How the picture moves, where the noise or its strength follow that."
+        self.follow()
+        if self.settings.motion_strength: self.motion.see(picture)
+        if self.settings.noise != "warped": return
+        if number is None: number = self.engine.count if self.engine else len(self.recent)
+        if self.cells is None: self.cells = Cells(self.models.warmup + 1)
+        with self.models.timed("flow"):
+            self.cells.see(picture, number, tuple(side // self.models.factor for side in picture.shape[-2:]))
+
+    def timesteps(self) -> list[int]:
+        "Of the frame that enters now."
+        return self.settings.timesteps(self.motion.share if self.settings.motion_strength else 1.0)
 
     def begin_anew(self) -> list[Tensor]:
         "What is in flight is finished; then all is as at the start of a stream."
         ready, self.quick = self.drain(), self.on_cut == "repeat"
-        self.scale.reset(), self.recent.clear()
-        self.engine = None
+        self.scale.reset(), self.recent.clear(), self.motion.clear()
+        self.engine = self.cells = None
         return ready
 
     def push(
@@ -169,17 +201,30 @@ class Session:
             ready += self.start(rows=slice(-1, None) if alone else slice(None))
             if self.models.warmup:
                 return ready
-        with self.models.timed("unet"):
-            x0 = self.engine.step(*encoded)
+        one = self.models.order == "sequential"
+        if one: ready += self.drain()                                          # the order may have changed just now
+        if self.settings.motion_strength and not self.engine.waiting: self.engine.enter_at(self.timesteps())
+        with self.models.timed("unet"): x0 = (self.engine.step_sequential if one else self.engine.step)(*encoded)
         if self.kept: self.kept.add(self.engine, encoded)
-        return ready + ([] if x0 is None else [x0])
+        return ready + ([] if x0 is None else list(x0.split(1)))
 
     def to_frames(
         self,
         latents: Tensor,    # (n, 4, h, w), from `push` or `finish`
+        late: int = 0,      # calls that a result may stay on its way, while the next one is computed
     ) -> list:              # (height, width, 3) uint8 each
         "Results decoded; one that is not finite is replaced, and the stream warms up again."
-        with self.turn(): return self.health.look(*self.models.decode(latents))
+        with self.turn(): self.coming.append(self.models.begin_decode(latents))
+        return self.arrived(late)
+
+    def arrived(
+        self,
+        late: int = 0,      # results that may stay on their way
+    ) -> list:              # as `to_frames`
+        "What `to_frames` has not given yet."
+        frames = []
+        while len(self.coming) > late: frames += self.health.look(*self.coming.popleft()())
+        return frames
 
     def start(
         self,

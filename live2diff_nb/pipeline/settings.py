@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKS', 'SECONDS', 'check_prompt', 'check_style', 'check_strength', 'check_steps', 'check_lora', 'check_fit',
-           'Settings', 'read_time', 'Stage', 'Travel', 'mix_texts', 'MixedNoise', 'noise_at']
+           'check_motion_strength', 'Settings', 'read_time', 'Stage', 'Travel', 'mix_texts', 'MixedNoise', 'noise_at']
 
 # %% ../../nbs/pipeline/settings.ipynb #st000004
 import re
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..engine.lcm import pick_timesteps
-from ..engine.stream import FrameNoise
+from ..engine.noise import Cells, FrameNoise, noise_kind
 from .frames import Models
 from .prompts import style_parts
 
@@ -58,7 +58,7 @@ def check_steps(
     "A count, and as many timesteps as that."
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"steps must be a whole number of at least 1, got {value!r}")
-    pick_timesteps(models.scheduler, int(value), max_timestep=models.max_timestep)
+    pick_timesteps(models.parts.scheduler, int(value), max_timestep=models.max_timestep)
 
 
 def check_lora(
@@ -80,8 +80,16 @@ def check_fit(
         raise ValueError(f"fit must be 'crop', 'pad' or 'stretch', got {value!r}")
 
 
+def check_motion_strength(
+    models: Models,  # that the setting is for
+    value,           # that is wanted
+):
+    "Yes or no."
+    if not isinstance(value, bool): raise ValueError(f"motion_strength must be True or False, got {value!r}")
+
+
 CHECKS = dict(prompt=check_prompt, style=check_style, strength=check_strength, steps=check_steps, lora=check_lora,
-              fit=check_fit)
+              fit=check_fit, motion_strength=check_motion_strength, noise=lambda models, value: noise_kind(value))
 
 # %% ../../nbs/pipeline/settings.ipynb #47f58c3e
 @dataclass
@@ -96,9 +104,10 @@ class Settings:
     steps: int = 2                                          # denoising steps a frame, T
     lora: dict = field(default_factory=dict)                # LoRA file -> weight
     fit: str = "crop"                                       # how a frame of another shape is brought to size
-    fixed_noise: bool = False                               # one noise for all frames
     change: str = "cut"                                     # what a changed setting does, one of `changes.CHANGES`
     refresh: str = "auto"                                   # of stale warm slots, one of `engine.refresh.REFRESH`
+    noise: str = "fresh"                                    # of `engine.noise.NOISES`
+    motion_strength: bool = False                           # less strength while much moves
     prompt_keeps_style: bool = False                        # a prompt given to `stream` goes into the style's template
     schedule: dict | None = None                            # of `pick_timesteps`, until steps or strength are set
 
@@ -108,6 +117,7 @@ class Settings:
     def __setattr__(self, name, value):
         if name in CHECKS: CHECKS[name](self.models, value)
         elif name not in self.__dataclass_fields__: raise AttributeError(f"there is no setting {name!r}")
+        if name == "noise": value = noise_kind(value)
         own, value = self.__dict__, dict(value) if name == "lora" else value   # a dict of our own
         scheduled = name in ("steps", "strength") and own.get("schedule")     # a file's timesteps hold until then
         renewed = name in ("lora", "style") and self.models.loras.stale          # a file was written anew
@@ -144,11 +154,14 @@ class Settings:
         for name in news: setattr(self, name, getattr(base, name))
         return news
 
-    def timesteps(self) -> list[int]:
+    def timesteps(
+        self,
+        share: float = 1.0,  # of the strength; of no effect while a file's timesteps hold
+    ) -> list[int]:
         "One a denoising row, noisiest first."
         top = self.models.max_timestep
-        usual = dict(steps=int(self.steps), strength=float(self.strength), max_timestep=top)
-        return pick_timesteps(self.models.scheduler, **(self.schedule or usual))
+        usual = dict(steps=int(self.steps), strength=share * float(self.strength), max_timestep=top)
+        return pick_timesteps(self.models.parts.scheduler, **(self.schedule or usual))
 
     def all_loras(self) -> dict:
         "The style's LoRAs and the user's own, file -> weight."
@@ -247,8 +260,9 @@ class MixedNoise:
 
 def noise_at(
     stage: Stage,  # of seeds
-    fixed: bool,   # one noise for all frames?
+    kind: str,     # of `engine.noise.NOISES`
+    cells: Cells | None = None,  # of warped noise
 ):                 # `FrameNoise` or `MixedNoise`
     "The noise of a frame in a schedule of seeds."
-    new = FrameNoise(stage.new, fixed)
-    return new if stage.share == 1 else MixedNoise(FrameNoise(stage.old, fixed), new, stage.share)
+    new = FrameNoise(stage.new, kind, cells)
+    return new if stage.share == 1 else MixedNoise(FrameNoise(stage.old, kind, cells), new, stage.share)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.pictures import glance
 from ..data.scenes import render_scene
-from ..depth.estimator import TinyDepth
+from ..depth.small import TinyDepth
 from ..files.places import check_own
 from .checkpoints import shared_place
 from .loop import Run, share

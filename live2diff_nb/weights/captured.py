@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from ..engine.capture import Captured
 from ..engine.kvcache import KVCache
-from ..engine.temporal import RingView
-from ..engine.unet import StreamUNet
+from ..engine.several import STREAMED, tensors_of, views_of
 from .runners import Runner, vae_decode, vae_encode
 
 # %% ../../nbs/weights/captured.ipynb #1655435e
 def captured_step(
-    unet: StreamUNet,  # whose step it is
-    *tensors,          # latents, timesteps, depth, slot, position, bias, text; then the tables; then the caches
+    unet,              # StreamUNet, whose step it is
+    layers: int,       # its temporal layers
+    *tensors,          # latents, timesteps, depth; slot, position, bias of each stream; text; all tables; all caches
 ) -> Tensor:           # (rows, 4, h, w)
     "A streaming step of tensors alone, as `Captured` calls it."
-    latents, timesteps, depth, slot, position, bias, text, *rest = tensors
-    tables, caches = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    views = [RingView(kv, slot, position, bias, table) for kv, table in zip(caches, tables)]
+    latents, timesteps, depth, *rest = tensors
+    streams = (len(rest) - 1) // (3 + 2 * layers)
+    state, text, rest = rest[: 3 * streams], rest[3 * streams], rest[3 * streams + 1 :]
+    views = views_of(state, rest[: len(rest) // 2], rest[len(rest) // 2 :])
     return unet(latents, timesteps, text, depth, views)
 
 
@@ -41,11 +42,12 @@ class CudaGraphs(Runner):
 
     def __init__(
         self,
-        unet: StreamUNet,  # the network of the streaming steps
+        unet,              # StreamUNet, the network of the streaming steps
         network=None,      # recorded in its place, with the same weights: compiled, say
     ):
         super().__init__(unet)
-        self.step = Captured(partial(captured_step, unet if network is None else network), "the streaming step")
+        step = partial(captured_step, unet if network is None else network, len(unet.temporal_layers))
+        self.step = Captured(step, "the streaming step")
         self.parts = {}                                            # name -> (model, its captured call)
         self.lie, self.idle = {}, {}     # addresses of each model's weights; the cache that was let go last
 
@@ -76,11 +78,10 @@ class CudaGraphs(Runner):
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, depth: Tensor, temporal: list) -> Tensor:
         "Arguments and result as `Runner`."
-        if not temporal or not isinstance(temporal[0], RingView):
+        if not temporal or not isinstance(temporal[0], STREAMED):
             return self.unet(latents, timesteps, text, depth, temporal)
-        ring, levels = temporal[0], timesteps.expand(len(latents))
-        return self.step([latents, levels, depth, ring.slot, ring.position, ring.bias],
-                         [text, *(view.table for view in temporal)], [view.kv for view in temporal])
+        state, tables, caches = tensors_of(temporal)
+        return self.step([latents, timesteps.expand(len(latents)), depth, *state], [text, *tables], caches)
 
     def _part(self, name: str, model, function, x: Tensor) -> Tensor:
         "A network that takes one tensor; another model in its place is recorded anew."
@@ -114,7 +115,7 @@ class CudaGraphs(Runner):
 
 
 def usual_runner(
-    unet: StreamUNet,  # of the pipeline
+    unet,      # StreamUNet, of the pipeline
 ) -> Runner:
     "On a GPU captured calls, elsewhere plain ones."
     return CudaGraphs(unet) if unet.device.type == "cuda" else Runner(unet)

@@ -23,7 +23,7 @@ from ..files.formats import (check_architecture, check_input_channels, fill, mot
                                         vae_of_single_file, vae_part)
 from .memory import on_meta
 from .official import check_position_tables, infer_config, untold_settings
-from .tiny import TinyVAE
+from .vae import TinyVAE
 
 # %% ../../nbs/weights/parts.ipynb #c238b55b
 ALIASES = {"stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5", "taesd": "madebyollin/taesd",

@@ -174,8 +174,8 @@ def load_real(
     return dict(**models, scheduler=scheduler, factor=vae_factor(*parts["vae"][:2]), **settings)
 
 # %% ../../nbs/weights/real.ipynb #729d349f
-KEPT = ("height", "width", "window", "warmup", "max_timestep", "clip_skip", "strength", "steps", "fixed_noise",
-        "styles", "schedule", "prompt", "prompt_keeps_style")
+KEPT = ("height", "width", "window", "warmup", "max_timestep", "clip_skip", "strength", "steps", "noise",
+        "motion_strength", "styles", "schedule", "prompt", "prompt_keeps_style")
 SAVED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
