@@ -200,7 +200,7 @@ def test_less_strength_while_much_moves_and_all_of_it_at_rest(pipe):
     with torch.inference_mode():
         for frame in jumps:
             session.take(pipe.to_pictures([frame]))
-            if session.engine: levels.append(session.engine.entries[0][0])
+            if session.engine: levels.append(session.engine.levels.entries[0][0])
     session.close()
     assert levels[0] == levels[4] == pipe.settings.copy(dict(strength=0.8)).timesteps()[0] > levels[-1] > 0
-    assert len(session.engine.entries) == pipe.steps and session.engine.count == 24
+    assert len(session.engine.levels.entries) == pipe.steps and session.engine.count == 24

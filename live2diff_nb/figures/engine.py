@@ -39,7 +39,7 @@ def record_ring(
         view = views[0]
         for i, time in enumerate(t.tolist() if hasattr(view, "slot") else ()):        # the warmup has no ring
             slot, seen, position = int(view.slot[i]), (view.bias[i] == 0).tolist(), view.position[i].tolist()
-            seen[slot], position[slot] = seen.pop(), position.pop()        # the new frame, which goes into its slot, is last
+            seen[slot], position[slot] = seen.pop(), position.pop()    # the new frame is last
             calls.append((times.index(time), dict(slot=slot, position=position, visible=seen)))
         return unet(x, t, text, depth, views)
 

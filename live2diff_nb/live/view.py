@@ -50,7 +50,7 @@ class Watch:
         at = [min(place, x.shape[1] - 1) for place in (self.location, *self.more)]
         q, k = (attention.split(w(x[:, at])) for w in (attention.to_q, attention.to_k))
         small = view._replace(kv=view.kv[:, :, at])
-        weights = ring_scores(placed(q, small), k, small).softmax(-1)      # (rows, places, heads, L + 1), the new one last
+        weights = ring_scores(placed(q, small), k, small).softmax(-1)   # (rows, places, heads, L + 1), the new one last
         slot = view.slot.view(-1, 1, 1, 1).expand_as(weights[..., :1])
         new = weights[..., :-1].scatter_add(-1, slot, weights[..., -1:])
         alone = len(new) == 1 and self.by_head is not None   # one row after the other: together they are the step

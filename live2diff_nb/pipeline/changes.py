@@ -82,8 +82,7 @@ def keep_cache(
 ) -> bool:                 # False: it cannot, since each denoising row has a cache of its own and the rows are others
     "The old engine takes over all but the cache."
     if new.rows != old.rows: return False
-    old.timesteps, old.scalings, old.runner = new.timesteps, new.scalings, new.runner
-    old.entries = new.entries
+    old.levels, old.runner = new.levels, new.runner
     old.text, old.noise = text, new.noise
     old.tables = old.unet.position_tables(old.window)
     return True

@@ -233,7 +233,7 @@ class Live2Diff(Pipeline):
         strength: float | None = None,    # 0 keeps the input, 1 gives most freedom
         seed: int | dict | None = 0,      # same seed, same frames; {"0s": 1, "4s": 2}; None: random, then in `seed`
         fixed_noise: bool | None = None,  # the older spelling of `noise`
-        change: str | None = None,        # what a changed setting does, one of `changes.CHANGES`
+        change: str | None = None,        # what a changed setting does to the cache, one of `changes.CHANGES`
         similar: float | None = None,     # skip frames more alike than this cosine, e.g. 0.98
         lora: dict | None = None,         # LoRA file -> weight
         fit: str | None = None,           # a frame of another shape: "crop", "pad" or "stretch"

@@ -203,7 +203,7 @@ class Session:
                 return ready
         one = self.models.order == "sequential"
         if one: ready += self.drain()                                          # the order may have changed just now
-        if self.settings.motion_strength and not self.engine.waiting: self.engine.enter_at(self.timesteps())
+        if self.settings.motion_strength and not self.engine.waiting: self.engine.levels.enter(self.timesteps())
         with self.models.timed("unet"): x0 = (self.engine.step_sequential if one else self.engine.step)(*encoded)
         if self.kept: self.kept.add(self.engine, encoded)
         return ready + ([] if x0 is None else list(x0.split(1)))

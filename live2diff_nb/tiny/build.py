@@ -48,13 +48,13 @@ SHARES = dict(vae=0.14, depth=0.08, denoiser=0.62, loras=0.1)    # of the minute
 @dataclass(frozen=True)
 class Chain:
     "Where the chain works, on what, and with which settings."
-    folder: Path                                  # data, checkpoints and results
-    photos: tuple = ()                            # folders of pictures; none: `default_photographs()`
-    crops: int = 1760                             # painted crops of 256 x 256
-    vae: AutoencoderConfig = AutoencoderConfig()
-    depth: dict = field(default_factory=lambda: DEPTH_STAGES)
-    denoiser: DenoiserConfig = DenoiserConfig()
-    loras: LoraConfig = LoraConfig()
+    folder: Path                   # data, checkpoints and results
+    photos: tuple = ()             # folders of pictures; none: `default_photographs()`
+    crops: int = 1760              # painted crops of 256 x 256
+    vae: AutoencoderConfig = AutoencoderConfig()  # of the autoencoder
+    depth: dict = field(default_factory=lambda: DEPTH_STAGES)    # of the depth estimator, as `train_depth` takes it
+    denoiser: DenoiserConfig = DenoiserConfig()   # of the denoiser
+    loras: LoraConfig = LoraConfig()              # of each LoRA
 
     def made(
         self,
@@ -206,9 +206,8 @@ def fitted(
         with whole_file(kept) as part: part.write_text(json.dumps(found))
     found = json.loads(kept.read_text())
     def fewer(stage): return dict(stage, steps=max(20, int(stage["steps"] * found["share"])))
-    less = {name: fewer(stage) for name, stage in chain.depth.items()}
-    return replace(chain, vae=replace(chain.vae, steps=found["vae"]), depth=less,
-                   denoiser=replace(chain.denoiser, steps=found["denoiser"]))
+    vae, denoiser = (replace(getattr(chain, name), steps=found[name]) for name in ("vae", "denoiser"))
+    return replace(chain, vae=vae, denoiser=denoiser, depth={name: fewer(stage) for name, stage in chain.depth.items()})
 
 # %% ../../nbs/tiny/build.ipynb #c5c08e3c
 def export_weights(
