@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers import moving_clip, random_latents, relative, toy_unet
+from live2diff_nb.engine.kvcache import KVCache, LayerShape
 from live2diff_nb.engine.refresh import Refresher
 from live2diff_nb.engine.stream import StreamDenoiser
 from live2diff_nb.judge.long import Road
@@ -68,6 +69,24 @@ def test_after_an_exchange_the_window_holds_the_latest_frames_in_order():
                 assert torch.equal(held, kept[row][began + slot - ring])
 
 
+@pytest.mark.parametrize("together", [1, 2, 3, 5])
+def test_several_frames_a_call(together):
+    "The bookkeeping alone: what is written are the frames' numbers, and nothing resembles the warm slots."
+    refresher, cache, ring = Refresher(13, 5), KVCache(2, [LayerShape(1, 2, 1)], 13), 8
+    layer = cache.layers[0]
+    layer[..., :5, 1] = 1                                                  # across the numbers, which go into the other
+    for number in range(0, 60, together):
+        rows = [(row, number - row * together) for row in (0, 1) if number >= row * together]
+        refresher(cache, rows, together)
+        for row, first in rows:
+            for one in range(first, first + together):
+                layer[:, row, 0, 0, 5 + one % ring] = torch.tensor([one + 1.0, 0])
+        began = refresher.began
+        if began is not None and rows[1][1] >= began + 5: break
+    assert refresher.held == [began - ring + slot for slot in range(5)] and began >= 16
+    assert (layer[..., :5, 0] == torch.tensor(refresher.held) + 1).all()
+
+
 def test_what_stays_the_same_is_not_exchanged():
     latents, depth, text = random_latents(1)
     still = latents.expand(60, -1, -1, -1), depth.expand(60, -1, -1, -1), text
@@ -112,7 +131,7 @@ def turning(pipe, frames, changes):
 def changed(pipe, change, at, **new):
     "A stream in which a setting changes at a frame; the pipeline is left as it was."
     old = {name: getattr(pipe, name) for name in new}
-    try: return run(pipe, turning(pipe, CLIP, {at: new}), change=change)
+    try: return run(pipe, turning(pipe, CLIP, {at: new}), change=change, refresh="off")
     finally:
         for name, value in old.items(): setattr(pipe, name, value)
 
@@ -125,7 +144,8 @@ def off(a, b):
 @pytest.fixture(scope="module")
 def always(pipe):
     "Streams that had the setting from the start."
-    return {"prompt": run(pipe, CLIP, prompt=B), "strength": run(pipe, CLIP, strength=0.5)}
+    settings = dict(prompt=B, strength=0.5).items()
+    return {name: run(pipe, CLIP, refresh="off", **{name: value}) for name, value in settings}
 
 
 @pytest.mark.parametrize("name, value", [("prompt", B), ("strength", 0.5)])
@@ -147,9 +167,16 @@ def test_rebuilding_keeps_the_count(pipe, steps, at):
     assert len(out) == len(CLIP) and np.isfinite(out).all()
 
 
-def test_only_who_asks_keeps_a_window_of_frames(pipe):
-    kept = {change: Session(pipe, 0, True, change).recent.maxlen for change in ("cut", "soft", "rebuild")}
-    assert kept == dict(cut=pipe.warmup, soft=pipe.warmup, rebuild=pipe.window)
+def test_only_who_asks_keeps_inputs_and_no_more_than_a_window_of_them(pipe):
+    frames = pipe.to_pictures(CLIP).split(1)
+    for change in ("cut", "soft", "rebuild"):
+        session = Session(pipe, 0, True, change, refresh="auto")
+        with torch.inference_mode():
+            for picture in frames: session.take(picture)
+        assert len(session.recent) == pipe.warmup and (session.kept is not None) == (change == "rebuild")
+        session.close()
+    assert session.engine.refresher.began is not None                                # else the next line says little
+    assert len(session.kept.frames(session.engine)) == pipe.window >= len(session.kept.inputs) - 8
     with pytest.raises(ValueError, match="change must be one of cut, soft, rebuild, got 'fade'"):
         pipe.stream(CLIP, change="fade")
 
@@ -160,7 +187,7 @@ def test_the_settings_of_the_pipeline_hold_for_its_streams(pipe):
     assert np.array_equal(changed(pipe, None, 30, prompt=B), plain)
     pipe.change, pipe.refresh = "cut", "sometimes"
     with pytest.raises(ValueError, match="refresh must be one of off, auto"): pipe.stream(CLIP)
-    pipe.refresh = "off"
+    pipe.refresh = "auto"
 
 
 def test_on_a_long_way_the_stream_stays_near_a_fresh_one_without_a_jump(pipe):

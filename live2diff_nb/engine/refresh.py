@@ -79,27 +79,31 @@ class Refresher:
     def forget(self):
         "The warm slots are new."
         self.began, self.asked = None, None           # frame number of the latest exchange; `Later`
+        self.held = list(range(-self.warmup, 0))      # frame numbers in row 0's warm slots; below 0: of the warmup
         self.log = deque(maxlen=1000)                 # (frame, resemblance to the warm slots, to the ring)
 
     def __call__(
         self,
         cache: KVCache,   # of the stream, before the call that overwrites a slot
-        frames: list,     # (row, number) of each frame in that call
+        frames: list,     # (row, number) in that call, of the first frame where there are several
+        together: int = 1,    # frames a call in each row
     ):
         "Ahead of a network call."
         for row, number in frames:
-            if row == 0 and number % self.every == 0: self.check(cache, number)
-        for row, number in frames: self.move(cache, row, number)
+            if row == 0 and number % self.every < together: self.check(cache, number, together)
+        for row, number in frames:
+            for one in range(number, number + together): self.move(cache, row, one)
 
     def check(
         self,
         cache: KVCache,   # of the stream
         number: int,      # of the frame that comes; all before it are in row 0
+        together: int = 1,    # frames a call: so many a row lags behind the one before
     ):
         "Read what was asked for at the last check: begin, or ask again."
         small = min(cache.layers, key=lambda layer: layer.shape[2])
-        rows = small.shape[1]
-        if number <= self.ring or self.began is not None and number < self.began + self.warmup + rows: return
+        busy = self.warmup + small.shape[1] * together                          # until the last row is done, too
+        if number <= self.ring or self.began is not None and number < self.began + busy: return
         if self.asked:
             warm, ring = self.asked.read()
             self.log.append((number - self.every, warm, ring))
@@ -117,5 +121,6 @@ class Refresher:
         "One frame from the ring to its warm slot, while an exchange lasts."
         slot = -1 if self.began is None else number - self.began
         if not 0 <= slot < self.warmup: return
+        if row == 0: self.held[slot] = number - self.ring
         for layer in cache.layers:
             layer[:, row, :, :, slot] = layer[:, row, :, :, self.warmup + number % self.ring]

@@ -244,7 +244,7 @@ class StreamDenoiser:
         "The next network call: all rows that hold a frame; they are neighbours."
         busy = [k for k, frame in enumerate(self.flight) if frame]
         frames = [self.flight[k] for k in busy]
-        if self.refresher: self.refresher(self.cache, [(k, self.flight[k].number) for k in busy])
+        if self.refresher: self.refresher(self.cache, [(k, self.flight[k].number) for k in busy], self.frames_per_step)
         views = ring_views(self.cache, self.tables, self.ring.rows([frame.number for frame in frames]), busy[0])
         if self.frames_per_step > 1: views = [FramesView(*view[:5]) for view in views]
         x, depth = torch.cat([frame.latent for frame in frames]), torch.cat([frame.depth for frame in frames])
@@ -260,4 +260,3 @@ class StreamDenoiser:
         self.levels.shift()
         self.flight = next_rows(self.flight, x0, self.scalings, inject)
         return x0[-self.frames_per_step :][: last.own] if last else None
-

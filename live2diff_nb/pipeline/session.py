@@ -17,7 +17,7 @@ from ..engine.noise import Cells, MotionShare, noise_kind, whole_seed
 from ..engine.refresh import check_refresh
 from ..engine.several import check_frames
 from ..engine.stream import StreamDenoiser
-from .changes import Texts, check_change, keep_cache, warm
+from .changes import Kept, Texts, check_change, keep_cache, warm
 from .cuts import CutJudge
 from .health import Health
 from .settings import Stage, mix_texts, noise_at
@@ -61,9 +61,8 @@ class Session:
         self.travels, self.stages = dict(travels or {}), {}
         self.loras, self.texts = {}, Texts(self.models)
         self.times, self.health = self.models.times, Health()
-        kept = self.models.window if change == "rebuild" else max(1, self.models.warmup)
-        self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=kept), None
-        self.first = []                                                        # of which the warm slots were made
+        self.scale, self.recent, self.engine = RunningRange(), deque(maxlen=max(1, self.models.warmup)), None
+        self.keeps, self.kept = change == "rebuild", None                      # `Kept`, where it is asked for
         self.coming = deque()                                                  # results on their way from the GPU
         with self.models.lock:
             self.models.runner.begin()
@@ -199,13 +198,14 @@ class Session:
         if self.engine is None:
             if len(self.recent) < self.models.warmup:
                 return []
-            ready += self.start(slice(-1, None) if alone else slice(None))
+            ready += self.start(rows=slice(-1, None) if alone else slice(None))
             if self.models.warmup:
                 return ready
         one = self.models.order == "sequential"
         if one: ready += self.drain()                                          # the order may have changed just now
         if self.settings.motion_strength and not self.engine.waiting: self.engine.levels.enter(self.timesteps())
         with self.models.timed("unet"): x0 = (self.engine.step_sequential if one else self.engine.step)(*encoded)
+        if self.kept: self.kept.add(self.engine, encoded)
         return ready + ([] if x0 is None else list(x0.split(1)))
 
     def to_frames(
@@ -228,12 +228,12 @@ class Session:
 
     def start(
         self,
-        rows: slice = slice(None),  # whose results are wanted
         held: list | None = None,   # frames to rebuild the cache from; None: the warmup's number of latest ones
+        rows: slice = slice(None),  # whose results are wanted
     ) -> list[Tensor]:              # (1, 4, h, w) each
         "Warm up."
-        self.engine, frames = self.new_engine(), held or list(self.recent)[-max(1, self.models.warmup) :]
-        if self.change == "rebuild": self.first = frames[: self.models.warmup]
+        self.engine, frames, m = self.new_engine(), held or list(self.recent), self.models
+        if self.keeps: self.kept = Kept(frames if m.warmup else held or [], m.warmup, m.window)
         with self.models.timed("unet"):
             x0 = warm(self.engine, frames, self.embed(), follow=bool(held))
         return list(x0.split(1))[rows] if len(x0) else []
@@ -244,14 +244,8 @@ class Session:
         if self.change == "soft" and not sick:
             engine = self.new_engine()
             if keep_cache(self.engine, engine, self.embed()): return ready
-        self.start(held=self.held() if self.change == "rebuild" else None)
+        self.start(self.kept.frames(self.engine) if self.kept and self.change == "rebuild" else None)
         return ready
-
-    def held(self) -> list:
-        "Inputs of the frames whose keys the cache holds; of the latest ones, where warm slots have been exchanged."
-        engine, latest = self.engine, list(self.recent)
-        if not self.first or engine.refresher and engine.refresher.began is not None: return latest
-        return self.first + latest[len(latest) - min(engine.streamed, self.models.window - self.models.warmup) :]
 
     def finish(self) -> list[Tensor]:
         "The source is at its end: all results that are still to come."
@@ -263,6 +257,6 @@ class Session:
         if self.engine is None and self.recent:
             count = len(self.recent)
             self.recent.extend([self.recent[-1]] * (self.models.warmup - count))
-            return self.start(slice(count))
+            return self.start(rows=slice(count))
         with self.models.timed("unet"):
             return self.engine.drain() if self.engine else []
