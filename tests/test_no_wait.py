@@ -2,6 +2,7 @@
 for the GPU raises. Streams are played by a notebook that writes down who waits for whom."""
 from collections import deque
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def fake(x, seen):
     if isinstance(x, torch.device): return torch.device("cuda")
     if isinstance(x, tuple): return type(x)(*(fake(y, seen) for y in x)) if hasattr(x, "_fields") else tuple(
         fake(y, seen) for y in x)
-    inner = vars(x) if isinstance(x, torch.nn.Module) or type(x).__module__.startswith(OURS) else x
+    made_of = isinstance(x, torch.nn.Module | SimpleNamespace) or type(x).__module__.startswith(OURS)
+    inner = vars(x) if made_of else x
     if type(inner) not in (dict, list, deque) or id(inner) in seen: return x
     seen.add(id(inner))
     items = inner.items() if isinstance(inner, dict) else enumerate(inner)

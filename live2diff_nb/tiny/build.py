@@ -10,7 +10,6 @@ __all__ = ['SHARES', 'NETWORK', 'CODE', 'PARTS', 'OTHERS', 'Chain', 'run_crops',
 # %% ../../nbs/tiny/build.ipynb #db55ac84
 import argparse
 import json
-import shutil
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,19 +25,20 @@ from ..depth.small import TinyDepth
 from ..engine.levels import DepthAdapter, DownLevel, Level, MiddleLevel, UpLevel
 from ..engine.temporal import MotionModule, TemporalAttention
 from ..engine.unet import StreamUNet
-from ..files.places import RECORD, read_record, whole_file, whole_folder
-from ..judge.witness import WITNESS, WITNESS_RECIPE, train_witness
+from ..files.places import read_record, whole_file
+from ..judge.witness import WITNESS_RECIPE, train_witness
 from . import autoencoder, batches, critic, denoiser, texture
 from .autoencoder import AutoencoderConfig, train_vae
 from .batches import DenoiserConfig
 from .denoiser import train_denoiser
 from .loras import LoraConfig, train_lora
 from .painter import Painter
+from .shipping import settings_of, ship
 from .texture import edge_loss
 from .record import commit, curve, machine, note, read_lines, sources, thinned, weights_of
 from ..training.depth import DEPTH_STAGES, depth_loss, scene_batch, seen_by_camera, train_depth
 from ..training.loop import progress
-from ..weights.tiny import TINY, load_part
+from ..weights.tiny import load_part
 from ..weights.vae import ResidualBlock, TinyVAE, decoder, encoder
 
 # %% ../../nbs/tiny/build.ipynb #3d93be38
@@ -215,18 +215,9 @@ def export_weights(
     assets: Path,   # where the weights go: new or empty, or the package's own
 ):
     "Put the trained parts, and how they were made, where `from_pretrained` finds them."
-    left_out = shutil.ignore_patterns("*-run", "tokenizer", RECORD, ".*")
-    def put(assets):
-        for part in ("vae", "unet", "text_encoder", "tokenizer"):
-            shutil.copytree(chain.made("denoiser", "result") / part, assets / part, dirs_exist_ok=True)
-        shutil.copytree(chain.made("depth", "depth"), assets / "depth", dirs_exist_ok=True)
-        shutil.copytree(chain.folder / "loras", assets / "loras", dirs_exist_ok=True, ignore=left_out)
-        (assets / "recipe.json").write_text(json.dumps(recipe(chain), indent=0) + "\n")
-    if assets.resolve() == TINY.resolve(): return put(assets)
-    with whole_folder(assets) as part:
-        put(part)
-        for path in (*TINY.glob("*.json"), *TINY.glob("*.onnx")):           # settings, graphs without weights
-            if path.name != "recipe.json": shutil.copy(path, part)
+    result, depth = chain.made("denoiser", "result"), chain.made("depth", "depth")
+    places = dict(depth=depth, **{part: result / part for part in ("vae", "unet", "text_encoder", "tokenizer")})
+    ship(places, chain.folder / "loras", settings_of(chain.denoiser), recipe(chain), assets)
 
 
 def main(

@@ -90,8 +90,8 @@ class DenoiserLoss:
         self.lengths.add(length)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            steps = range(step, min(step + 3, self.config.steps))
-            self.models["table"].begin([self.values(k, self.make(k, slice(None))) for k in steps])
+            whole = [(k, self.make(k, slice(None))) for k in range(step, min(step + 4, self.config.steps))]
+            self.models["table"].begin([self.values(k, x) for k, x in whole if x.photo.shape[1] == length])
 
     def values(
         self,
