@@ -101,14 +101,16 @@ def clip(): return list(open_source("demo", limit=26))
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_pictures_belong_to_their_frames(pipe, clip, steps):
     pipe.steps = steps
-    translator = StreamTranslator(pipe)
-    shown = [translator.feed(frame, n) for n, frame in enumerate(clip)]
-    expected = list(pipe.stream(clip))
-    pipe.steps = 2
-    pictures = [s for s in shown if s.picture is not None]
-    assert len(pictures) >= 15 and all(np.array_equal(s.picture, expected[s.tag]) for s in pictures)
-    assert [n - s.tag for n, s in enumerate(shown) if s.picture is not None][1:] == [steps - 1] * (len(pictures) - 1)
-    assert shown[0].note == "warming up 1 of 8"
+    for order, late in (("pipelined", steps - 1), ("sequential", 0)):
+        pipe.order = order
+        translator = StreamTranslator(pipe)
+        shown = [translator.feed(frame, n) for n, frame in enumerate(clip)]
+        expected = list(pipe.stream(clip))
+        pictures = [s for s in shown if s.picture is not None]
+        assert len(pictures) >= 15 and all(np.array_equal(s.picture, expected[s.tag]) for s in pictures)
+        assert [n - s.tag for n, s in enumerate(shown) if s.picture is not None][1:] == [late] * (len(pictures) - 1)
+        assert shown[0].note == "warming up 1 of 8"
+    pipe.steps, pipe.order = 2, None
 
 
 def test_changes_in_mid_stream_keep_the_order(pipe, clip):
@@ -125,6 +127,7 @@ def test_changes_in_mid_stream_keep_the_order(pipe, clip):
 
 
 def test_pictures_older_than_a_change_are_not_sent(pipe, make):
+    pipe.order = "pipelined"                                                 # so that frames are in flight
     live = make(pipe, "demo", adaptive=False, tape=400)
     live.start()
     wait_for(lambda: len(live.tape) > 12)                                    # past the warmup
@@ -136,7 +139,7 @@ def test_pictures_older_than_a_change_are_not_sent(pipe, make):
     tape = list(live.tape)
     silent = next(n for n, x in enumerate(tape) if x.id > fed and x.picture is None)    # warms up anew
     assert all(x.of >= tape[silent].id for x in tape[silent:] if x.picture is not None)
-    pipe.prompt = ""
+    pipe.prompt, pipe.order = "", None
 
 
 def test_settings_from_the_page_and_from_a_cell(pipe, make):
