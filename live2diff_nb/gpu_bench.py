@@ -240,7 +240,7 @@ def planned(
     if args.against:
         first = next((k for k, case in enumerate(cases) if case.settings.get("mode") == "captured"), -1)
         folder = {"folder": str(Path(args.against).resolve())}
-        cases.insert(first + 1, Case(f"step of {args.against}", "against", folder))
+        cases.insert(first + 1, Case(f"step of {Path(args.against).name}", "against", folder))
     return cases
 
 

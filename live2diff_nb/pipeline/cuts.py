@@ -29,7 +29,7 @@ def thumbnail(
 ) -> np.ndarray:  # (3, SIDE, SIDE) grey levels
     "A picture, small."
     if isinstance(picture, np.ndarray):
-        return F.adaptive_avg_pool2d(torch.tensor(picture).permute(2, 0, 1).float(), SIDE).numpy()
+        return F.adaptive_avg_pool2d(torch.tensor(picture, device="cpu").permute(2, 0, 1).float(), SIDE).numpy()
     return (F.adaptive_avg_pool2d(picture.float(), SIDE)[0] * 127.5 + 127.5).cpu().numpy()
 
 
