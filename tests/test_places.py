@@ -237,7 +237,7 @@ def test_crops_of_other_pictures_are_not_taken_for_these(tmp_path):
     def paint(x): return x
     one, two = (np.full((256, 256, 3), k, np.uint8) for k in (50, 90))
     settings = dict(count=2, size=32, teachers={"a": paint}, each=2)
-    for _ in range(2): assert len(paint_crops([one], tmp_path, **settings)) == 1
+    for _ in range(2): assert len(paint_crops([one], tmp_path, **settings)) == 2
     with pytest.raises(ValueError, match="000.npy holds crops of other"): paint_crops([two], tmp_path, **settings)
 
 
