@@ -30,7 +30,7 @@ LOSSES = dict(latent=1.0, colours=1.0, pixels=0.7, texture=1.5, crisp=0.6, featu
 @dataclass(frozen=True)
 class DenoiserConfig:
     "Everything that the denoiser's training depends on, but for data and frozen networks."
-    steps: int = 9000            # optimiser steps
+    steps: int = 6000            # optimiser steps
     first: float = 0.35          # share of them, at the beginning, on single frames
     alone: float = 0.15          # share of the rest on single frames, so that the spatial layers stay able to paint
     singles: int = 20            # single frames a step

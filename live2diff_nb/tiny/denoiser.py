@@ -180,16 +180,19 @@ def train_denoiser(
     report=None,                # called with (step, loss, losses by name)
     passes: int = 1,            # passes a batch is computed in, where memory is short
     told: dict | None = None,   # what else a resumed run must agree with
+    look=None,                  # called with (steps done, run) after every step
 ) -> Run:                       # with its `average`
     "Train; a second call with the same folder resumes where the first was cut off."
     batches = Batches(stacks, config, styles)
     def make(step, mine): return batches(step, config.steps, mine)
     loss = DenoiserLoss(painter, make, config)
-    run = Run(loss.models, painter.folder, config.lr, config.seed, average=True, betas=(0.5, 0.99))
+    run = Run(loss.models, painter.folder, config.lr, config.seed, average=True, betas=(0.5, 0.99),
+              apart=("critic",))
     painter.to(run.accelerator.device)
     loss.style.to(run.accelerator.device)
     def noted(step, value):
-        if report: report(step, value, {key: float(part) for key, part in loss.models["table"].last.items()})
+        if report: report(step, value, loss.models["table"].last)
+        if look: look(step + 1, run)
     settings = dict(asdict(config), data=batches.data, **(told or {}))
     run.fit(name, loss, config.steps, every=every, report=noted, passes=passes, settings=settings)
     return run

@@ -122,12 +122,13 @@ class Run:
         schedule=cosine,               # (step, steps) -> share of the peak learning rate
         precision: str | None = None,  # "no", "bf16" or "fp16"; None: as accelerate was launched
         resume: bool = False,          # go on from a run with other settings, where that is possible
+        apart: tuple = (),             # names of those of `models` whose gradients are clipped by themselves
     ):
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)    # stage 1 leaves the depth adapter
         cpu = not torch.cuda.is_available()
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
         self.models, self.folder = models.to(self.accelerator.device), Path(folder)
-        self.lr, self.seed, self.schedule, self.resume = lr, seed, schedule, resume
+        self.lr, self.seed, self.schedule, self.resume, self.apart = lr, seed, schedule, resume, apart
         self.adam = dict(lr=lr, weight_decay=weight_decay, betas=betas)
         self.average = copy.deepcopy(models).requires_grad_(False) if average else None
         self.restart()
@@ -193,6 +194,12 @@ class Run:
             print(f"{name}: resumes at step {self.step} of {steps}" if self.step < steps else
                   f"{name}: finished before, at step {steps}; with more steps it goes on from there", flush=True)
 
+    def clipped(self) -> list:         # of lists of parameters
+        "Whose gradients are clipped together."
+        alone = [list(self.models[name].parameters()) for name in self.apart]
+        known = {id(p) for part in alone for p in part}
+        return [[p for p in self.models.parameters() if id(p) not in known], *alone]
+
     def update(
         self,
         model: nn.Module,  # `WithLoss`, prepared
@@ -206,7 +213,7 @@ class Run:
         except FloatingPointError as error:
             advice = f"resume from the last checkpoint with a smaller lr than {self.lr}"
             raise FloatingPointError(f"{error}: {advice}") from None
-        self.accelerator.clip_grad_norm_(self.models.parameters(), 1.0)
+        for part in self.clipped(): self.accelerator.clip_grad_norm_(part, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * self.schedule(self.step, steps)
         self.optimizer.step()
