@@ -148,7 +148,7 @@ def test_the_command_says_what_it_takes_and_answers_mistakes(tmp_path, capsys):
     assert main(["train", "sd15", "checkpointing=true", "--estimate", "--out", str(tmp_path / "mine")]) == 0
     said = capsys.readouterr().out
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "result"]                # an estimate writes nothing
-    assert "stage 1: 16.6" in said and "stage 2: 27.8" in said and "optimiser 10.22" in said
+    assert "stage 1: 16.58" in said and "stage 2: 27.79" in said and "optimiser 10.22" in said
     assert main(["train", "sd15", "masc=causal"]) == 2
     assert "did you mean 'mask'" in capsys.readouterr().err
 

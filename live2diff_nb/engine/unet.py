@@ -74,7 +74,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         self,
         latents: Tensor,    # (n, 4, h, w) noisy latents; n = clips * frames, or denoising rows
         timesteps: Tensor,  # (n,) or (1,) of the noise schedule
-        text: Tensor,       # (n or 1, tokens, cross_attention_dim) prompt embedding, or what `read_text` made of it
+        text: Tensor,       # (b, tokens, cross_attention_dim) of prompts, n / b rows each; or from `read_text`
         depth: Tensor,      # (n, c0, h, w) depth features, from `encode_depth`
         temporal: list,     # a ChunkView or RingView for each temporal layer, in the order they run
     ) -> Tensor:            # (n, 4, h, w) noise, x0 or v, as the weights were trained

@@ -122,7 +122,7 @@ class DenoiserLoss:
         with torch.no_grad():
             source, target = painter.vae.encode(torch.cat([taken, goal])).chunk(2)
             depth = painter.encode_depth(taken, frames)
-        text, features = painter.read(batch.prompts).repeat_interleave(frames, 0), unet.encode_depth(depth)
+        text, features = painter.read(batch.prompts), unet.encode_depth(depth)
         fresh = torch.rand(n, device=taken.device) < self.config.fresh
         fine = 1.2 - self.free(batch.names).repeat_interleave(frames)
         scalings, mask = row_scalings(painter.scheduler, timesteps, taken.device), self.mask(frames).to(taken.device)

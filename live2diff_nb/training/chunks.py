@@ -184,7 +184,7 @@ class ChunkRun(Run):
         source, target, text, depth = self.frozen.batch(clips, rngs, stage == 2 and self.recipe.adapter)
         x_t, t = noised(self.abar, source, rngs, self.recipe.max_timestep)
         features = 0 if depth is None else self.unet.encode_depth(depth)
-        out = self.unet(x_t, t, text.repeat_interleave(self.recipe.frames, 0), features, self.views())
+        out = self.unet(x_t, t, text, features, self.views())
         return F.mse_loss(out.float(), answer_for(self.kind, self.abar, t, x_t, target))
 
     def train(

@@ -51,7 +51,8 @@ def training_bytes(
         trained = 4 * choose_weights(unet, stage, recipe.adapter)
         if recipe.checkpointing:
             checkpointed(unet)
-        latents, text = torch.empty(n, 4, side, side), torch.empty(n, tokens, unet.config.cross_attention_dim)
+        words = unet.config.cross_attention_dim
+        latents, text = torch.empty(n, 4, side, side), torch.empty(recipe.per_pass, tokens, words)
         t = torch.empty(n, dtype=torch.long)
         with LiveBytes() as live, FusedAttention():
             views = chunk_views(unet, recipe.frames, temporal_mask(recipe.frames, recipe.warmup, recipe.mask))
