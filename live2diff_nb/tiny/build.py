@@ -51,7 +51,7 @@ def fitted(
     chain: Chain,    # with its crops painted
     seconds: float,  # for all that is left
 ) -> Chain:
-    "The chain with the steps that fit; those of a folder stay, so that it can be resumed."
+    "The chain with the steps that fit; those that a folder holds stay, so that it can be resumed."
     kept = chain.folder / "steps.json"
     if not kept.exists():
         stacks = open_crops(chain.folder / "crops")
@@ -87,10 +87,13 @@ def pack(
     out: Path,              # where to
     most: int = 15 * 2**20, # bytes a file
 ):
-    "Everything but the crops, to go on from elsewhere: `cat chain.tar.* | tar -xf - -C folder`."
+    "Results, records, and the denoiser's checkpoint until all is done: `cat chain.tar.* | tar -xf - -C folder`."
     out.mkdir(parents=True, exist_ok=True)
-    left_out, whole = ("crops", "first.pt"), out / "chain.part"
-    def wanted(entry): return None if Path(entry.name).name in left_out or ".before" in entry.name else entry
+    whole, done = out / "chain.part", (folder / "assets").exists()
+    def wanted(entry):
+        name = Path(entry.name).name
+        finished = name.endswith(".pt") and (done or name != "denoiser.pt")
+        return None if name in ("crops", "control") or ".before" in name or finished else entry
     with tarfile.open(whole, "w") as tar: tar.add(folder, ".", filter=wanted)
     with open(whole, "rb") as file:
         for k, piece in enumerate(iter(lambda: file.read(most), b"")): (out / f"chain.tar.{k:02d}").write_bytes(piece)
@@ -128,6 +131,7 @@ def run_all(
 ):
     "The parts that were asked for."
     chain, begin = asked(args), time.time()
+    if (args.folder / "steps.json").exists(): chain = fitted(chain, 0)
     for name in PARTS if args.part == "all" else [args.part] if args.part in (*PARTS, *OTHERS) else []:
         run_part(chain, name)
         if name == "crops" and args.minutes: chain = fitted(chain, args.minutes * 60 - (time.time() - begin))

@@ -10,7 +10,7 @@ __all__ = ['NETWORK', 'CODE', 'PARTS', 'OTHERS', 'Chain', 'watcher', 'share_star
 import math
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ..depth.small import TinyDepth
 from ..engine.levels import DepthAdapter, DownLevel, Level, MiddleLevel, UpLevel
 from ..engine.temporal import MotionModule, TemporalAttention
 from ..engine.unet import StreamUNet
-from ..files.places import read_record, whole_file, write_record
+from ..files.places import RECORD, read_record, whole_file, write_record
 from ..judge.witness import WITNESS_RECIPE, train_witness
 from . import autoencoder, batches, critic, denoiser, texture
 from .autoencoder import AutoencoderConfig, train_vae
@@ -213,6 +213,7 @@ def recipe(
 ) -> dict:         # for `recipe.json`
     "How the weights were made."
     curves = {path.stem: thinned(read_lines(path)) for path in sorted((chain.folder / "curves").glob("*.jsonl"))}
-    places = [chain.folder / name for name in (*PARTS, *OTHERS)]
-    return dict(settings={name: run for place in places for name, run in read_record(place)["runs"].items()},
+    places = [path.parent for path in sorted(chain.folder.rglob(RECORD))]
+    chosen = {name: value for name, value in asdict(chain).items() if name not in ("folder", "photos")}
+    return dict(chosen=chosen, settings={place.name: read_record(place)["runs"] for place in places},
                 diary=read_lines(chain.folder / "chain.jsonl"), curves=curves)

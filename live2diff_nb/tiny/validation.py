@@ -62,4 +62,5 @@ def validation_figures(
                          style=style_distance(stream, teacher) / style_distance(frames, teacher),
                          detail=detail_ratio(stream, teacher)))
     mean = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-    return {name: round(value, 5) for name, value in mean.items()} | dict(ratio=round(mean["stream"] / mean["alone"], 3))
+    mean["ratio"] = mean["stream"] / mean["alone"]
+    return {name: round(value, 5) for name, value in mean.items()}
