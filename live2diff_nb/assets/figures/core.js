@@ -43,6 +43,7 @@ export function card(title, href, note, {width = 160, height = 150, over = [], b
     h("svg:image", {href, x: 0, y: 20, width, height, preserveAspectRatio: "none"}), over, h("svg:text", {x: 0, y: height + below + 34, class: "faint"}, note));
 }
 
+export const side = root => root.clientWidth > 640 ? 200 : 166;                                // of a card: three in a row, or two on a phone
 export const stroke = (colour, dash = null) => h("svg:svg", {width: 28, height: 10, viewBox: "0 0 28 10"},     // of a key
   h("svg:line", {x1: 0, x2: 28, y1: 5, y2: 5, stroke: `var(${colour})`, "stroke-width": 2.5, "stroke-dasharray": dash?.join(" ")}));
 

@@ -1,8 +1,8 @@
 // Noise and strength: a frame, its noised latent decoded, and what the model makes of it, entry timestep by timestep.
-import {card, choice, h, player, plot, slider, stroke} from "./core.js";
+import {card, choice, h, player, plot, side, slider, stroke} from "./core.js";
 
 export function noise(root, data, ask) {
-  const SIDE = 176, looks = {alpha: ["--blue", null], sigma: ["--orange", [7, 4]], kept: ["--green", [2, 3]]};
+  const looks = {alpha: ["--blue", null], sigma: ["--orange", [7, 4]], kept: ["--green", [2, 3]]};
   const styles = () => Object.keys(data.entries[0].made);
   const style = choice("style", styles().map(name => [name, name]), {value: styles()[0], change: () => play.go(play.at)});
   const frame = ask && data.frames ? slider("frame of the clip", {min: 0, max: data.frames - 1, value: data.frame ?? 0, change: n => ask({frame: n})}) : null;
@@ -15,7 +15,7 @@ export function noise(root, data, ask) {
   const all = name => data.entries.map(one => name === "kept" ? one.kept[style.value] : one[name]);
   function draw(n) {
     if (!root.contains(say)) return;
-    const one = data.entries[n], trained = one.t <= data.most, names = Object.keys(looks), strength = ((one.t + 1) / 1000).toFixed(2);
+    const SIDE = side(root), one = data.entries[n], trained = one.t <= data.most, names = Object.keys(looks), strength = ((one.t + 1) / 1000).toFixed(2);
     pictures.replaceChildren(card("the frame", data.frame_picture, "as the camera gave it", {width: SIDE, height: SIDE}),
       card("its noised latent, decoded", one.noised, `enters at t = ${one.t}, strength ${strength}`, {width: SIDE, height: SIDE}),
       card("what the model makes of it", one.made[style.value], `${style.value}; ${trained ? "as trained" : "beyond its training"}`, {width: SIDE, height: SIDE}));

@@ -1,8 +1,8 @@
 // What each part gives: one clip streamed with parts switched off, its X-T slice, its warp error and its detail.
-import {card, h, player, toggle} from "./core.js";
+import {card, h, player, side, toggle} from "./core.js";
 
 export function parts(root, data) {
-  const SIDE = 176, HIGH = 120, count = data.input.frames.length, names = Object.keys(data.parts);
+  const HIGH = 120, count = data.input.frames.length, names = Object.keys(data.parts);
   const switches = names.map(name => toggle(data.parts[name], {value: true, change: () => play.go(play.at)}));
   const pictures = h("div", {class: "panels dials"}), bars = h("div", {}), say = h("p", {class: "say", "aria-live": "polite"});
   const play = player(root, {length: count, show: draw, text: "frame", rate: 8, start: data.at});
@@ -16,7 +16,7 @@ export function parts(root, data) {
     return names.map((name, k) => switches[k].value && (name !== "warmup" || memory) ? "1" : "0").join("");
   }
   function column(title, run, n) {
-    const y = 20 + SIDE * data.row, top = 26 + SIDE, now = top + HIGH * (n + .5) / count;
+    const SIDE = side(root), y = 20 + SIDE * data.row, top = 26 + SIDE, now = top + HIGH * (n + .5) / count;
     const line = (at, dash) => [["#000", 3], ["#fff", 1.2]].map(([stroke, width]) => h("svg:line", {x1: 0, x2: SIDE, y1: at, y2: at, stroke, "stroke-width": width, "stroke-dasharray": dash}));
     return card(title, run.frames[n], run.warp === undefined ? "" : `warp error ${run.warp.toFixed(5)}`, {width: SIDE, height: SIDE, below: HIGH + 6, over: [line(y, "4 4"),
       h("svg:image", {href: run.slice, x: 0, y: top, width: SIDE, height: HIGH, preserveAspectRatio: "none"}), line(now, null)]});

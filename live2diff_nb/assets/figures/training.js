@@ -1,8 +1,8 @@
 // Training: the loss, and what the network makes of fixed pictures, at saved steps of one run.
-import {card, h, player, plot, stroke} from "./core.js";
+import {card, h, player, plot, side, stroke} from "./core.js";
 
 export function training(root, data) {
-  const SIDE = 140, pictures = h("div", {}), box = h("div", {class: "plot"}), say = h("p", {class: "say", "aria-live": "polite"});
+  const pictures = h("div", {}), box = h("div", {class: "plot"}), say = h("p", {class: "say", "aria-live": "polite"});
   const {losses, steps} = data, smooth = losses.map((_, n) => { const last = losses.slice(Math.max(0, n - 9), n + 1); return last.reduce((a, b) => a + b) / last.length; });
   const play = player(root, {length: steps.length, show: draw, text: "step", said: n => `step ${steps[n]} of ${losses.length}`, rate: 4, start: data.at});
   root.append(play.el, h("div", {class: "panels"}, pictures, h("div", {style: "flex: 1 1 18rem"}, h("p", {class: "head"}, "loss"), box, h("div", {class: "key"}, h("span", {}, stroke("--orange"), "mean of the last 10 steps"), h("span", {}, stroke("--blue"), "each step")))), say);
@@ -10,7 +10,7 @@ export function training(root, data) {
 
   function draw(n) {
     if (!root.contains(say)) return;
-    const done = steps[n], upTo = values => values.map((v, i) => i < done ? v : null), columns = [losses.map((_, i) => i + 1), smooth, upTo(losses), upTo(smooth)];
+    const SIDE = side(root) * .75, done = steps[n], upTo = values => values.map((v, i) => i < done ? v : null), columns = [losses.map((_, i) => i + 1), smooth, upTo(losses), upTo(smooth)];
     pictures.replaceChildren(...data.examples.map(one => h("div", {class: "panels dials"}, card(one.name, one.input, "input", {width: SIDE, height: SIDE}),
       card(`after step ${done}`, one.made[n], `off the target by ${one.off[n].toFixed(3)}`, {width: SIDE, height: SIDE}), card("target", one.target, data.teacher, {width: SIDE, height: SIDE}))));
     if (drawn) drawn.set(columns);
