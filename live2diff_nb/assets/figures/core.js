@@ -43,7 +43,7 @@ export function card(title, href, note, {width = 160, height = 150, over = [], b
     h("svg:image", {href, x: 0, y: 20, width, height, preserveAspectRatio: "none"}), over, h("svg:text", {x: 0, y: height + below + 34, class: "faint"}, note));
 }
 
-export const side = root => root.clientWidth > 640 ? 200 : 166;                                // of a card: three in a row, or two on a phone
+export const side = (root, wide = 200, narrow = 166) => root.clientWidth > 640 ? wide : narrow;   // of a card, pixels
 export const stroke = (colour, dash = null) => h("svg:svg", {width: 28, height: 10, viewBox: "0 0 28 10"},     // of a key
   h("svg:line", {x1: 0, x2: 28, y1: 5, y2: 5, stroke: `var(${colour})`, "stroke-width": 2.5, "stroke-dasharray": dash?.join(" ")}));
 
@@ -132,7 +132,7 @@ export const STYLE = `
 ${DARK} .l2d-figure { --ink: #dfe4ea; --faint: #98a3b0; --line: #3a424c; --ground: #15181d; --soft: #20252c; --blue: #56b4e9; --orange: #f0a03c; --green: #2fc08f; --pale: #27516b; --on: #10151a }
 .l2d-figure * { box-sizing: border-box } .l2d-figure:focus-visible, .l2d-figure :focus-visible { outline: 2px solid var(--blue); outline-offset: 2px }
 .l2d-figure .bar, .l2d-figure .player { display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center; margin: .15rem 0 .5rem }
-.l2d-figure .player { gap: .3rem } .l2d-figure .player > input { flex: 1 1 8rem; min-width: 6rem } .l2d-figure .where { min-width: 6.5em; font-variant-numeric: tabular-nums }
+.l2d-figure .player { gap: .3rem } .l2d-figure .player > input { flex: 1 1 8rem; min-width: 6rem } .l2d-figure .where { min-width: 6.5em; margin-right: .4rem; font-variant-numeric: tabular-nums }
 .l2d-figure .control { display: inline-flex; align-items: center; gap: .4rem; color: var(--faint) } .l2d-figure .control input[type=range] { width: 7.5rem } .l2d-figure .control input { accent-color: var(--blue) }
 .l2d-figure input[type=range] { accent-color: var(--blue); margin: 0; padding: 0; min-height: 1.6rem } .l2d-figure output { min-width: 1.6em; white-space: nowrap; color: var(--ink); font-variant-numeric: tabular-nums }
 .l2d-figure button, .l2d-figure select { font: inherit; color: var(--ink); background: var(--soft); border: 1px solid var(--line); border-radius: 5px; min-height: 2rem; min-width: 2.2rem; padding: .1rem .5rem; cursor: pointer }

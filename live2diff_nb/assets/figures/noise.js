@@ -17,8 +17,8 @@ export function noise(root, data, ask) {
     if (!root.contains(say)) return;
     const SIDE = side(root), one = data.entries[n], trained = one.t <= data.most, names = Object.keys(looks), strength = ((one.t + 1) / 1000).toFixed(2);
     pictures.replaceChildren(card("the frame", data.frame_picture, "as the camera gave it", {width: SIDE, height: SIDE}),
-      card("its noised latent, decoded", one.noised, `enters at t = ${one.t}, strength ${strength}`, {width: SIDE, height: SIDE}),
-      card("what the model makes of it", one.made[style.value], `${style.value}; ${trained ? "as trained" : "beyond its training"}`, {width: SIDE, height: SIDE}));
+      card("its noised latent, decoded", one.noised, `t = ${one.t}, strength ${strength}`, {width: SIDE, height: SIDE}),
+      card("what comes out", one.made[style.value], trained ? "as the model was trained" : "beyond its training", {width: SIDE, height: SIDE}));
     const columns = [data.entries.map(e => e.t), ...names.map(all), ...names.map(name => all(name).map((v, i) => i <= n ? v : null))];
     if (drawn) drawn.set(columns);
     else drawn = plot(box, {x: "entry timestep", y: "share, 0 to 1", height: 170, data: columns, range: {x: () => [0, 1000], y: () => [0, 1.02]}, series: [

@@ -4,9 +4,9 @@ import {card, h, player, side, toggle} from "./core.js";
 export function parts(root, data) {
   const HIGH = 120, count = data.input.frames.length, names = Object.keys(data.parts);
   const switches = names.map(name => toggle(data.parts[name], {value: true, change: () => play.go(play.at)}));
-  const pictures = h("div", {class: "panels dials"}), bars = h("div", {}), say = h("p", {class: "say", "aria-live": "polite"});
+  const pictures = h("div", {class: "panels dials"}), bars = h("div", {style: "flex: 1 1 14rem"}), say = h("p", {class: "say", "aria-live": "polite"});
   const play = player(root, {length: count, show: draw, text: "frame", rate: 8, start: data.at});
-  root.append(h("div", {class: "bar"}, ...switches.map(one => one.el)), play.el, pictures, bars, say,
+  root.append(h("div", {class: "bar"}, ...switches.map(one => one.el)), play.el, h("div", {class: "panels"}, pictures, bars), say,
     h("div", {class: "key"}, "below each picture its X-T slice: the dashed row over time, newest at the bottom; the line marks the frame that is shown"));
 
   function chosen() {                                             // a frame on its own has no warmup
@@ -26,8 +26,8 @@ export function parts(root, data) {
     const key = chosen(), whole = data.runs["1".repeat(names.length)], none = data.runs["0".repeat(names.length)], run = data.runs[key];
     const off = names.filter((_, k) => key[k] === "0"), rows = [["all parts", whole], ["as switched", run], ["no part", none]];
     pictures.replaceChildren(column("the input", data.input, n), column("all parts", whole, n), column("as switched", run, n));
-    const most = Math.max(...Object.values(data.runs).map(one => one.warp)), left = 84, wide = 260;
-    bars.replaceChildren(h("p", {class: "head"}, "warp error: what changes beyond the input's motion"), h("svg:svg", {viewBox: `0 0 ${left + wide + 70} 66`, width: left + wide + 70, role: "img", "aria-label": rows.map(([name, one]) => `${name} ${one.warp.toFixed(5)}`).join(", ")},
+    const most = Math.max(...Object.values(data.runs).map(one => one.warp)), left = 76, wide = 90;
+    bars.replaceChildren(h("p", {class: "head"}, "warp error: what changes beyond the input's motion"), h("svg:svg", {viewBox: `0 0 ${left + wide + 56} 66`, width: left + wide + 56, role: "img", "aria-label": rows.map(([name, one]) => `${name} ${one.warp.toFixed(5)}`).join(", ")},
       rows.flatMap(([name, one], k) => [h("svg:text", {x: 0, y: 22 * k + 14}, name), h("svg:rect", {x: left, y: 22 * k + 2, width: Math.max(1, wide * one.warp / most), height: 16, rx: 2, fill: k === 1 ? "var(--orange)" : "var(--blue)"}),
         h("svg:text", {x: left + 6 + wide * one.warp / most, y: 22 * k + 14}, one.warp.toFixed(5))])));
     const times = run.warp / whole.warp, detail = run.detail / whole.detail;

@@ -10,9 +10,9 @@ export function training(root, data) {
 
   function draw(n) {
     if (!root.contains(say)) return;
-    const SIDE = side(root) * .75, done = steps[n], upTo = values => values.map((v, i) => i < done ? v : null), columns = [losses.map((_, i) => i + 1), smooth, upTo(losses), upTo(smooth)];
+    const SIDE = side(root, 150, 108), done = steps[n], upTo = values => values.map((v, i) => i < done ? v : null), columns = [losses.map((_, i) => i + 1), smooth, upTo(losses), upTo(smooth)];
     pictures.replaceChildren(...data.examples.map(one => h("div", {class: "panels dials"}, card(one.name, one.input, "input", {width: SIDE, height: SIDE}),
-      card(`after step ${done}`, one.made[n], `off the target by ${one.off[n].toFixed(3)}`, {width: SIDE, height: SIDE}), card("target", one.target, data.teacher, {width: SIDE, height: SIDE}))));
+      card(`after step ${done}`, one.made[n], `off by ${one.off[n].toFixed(3)}`, {width: SIDE, height: SIDE}), card("target", one.target, data.teacher, {width: SIDE, height: SIDE}))));
     if (drawn) drawn.set(columns);
     else drawn = plot(box, {x: "step", y: "loss", height: 220, data: columns, range: {x: () => [0, losses.length], y: (_, low, high) => [0, high * 1.05]},
       series: [{text: "whole run", colour: "--line", width: 1.5}, {text: "each step", colour: "--blue", width: 1}, {text: "mean", colour: "--orange", width: 2.5}]});
