@@ -12,7 +12,8 @@ NOTEBOOK := nbs/tutorials/live.ipynb
 GPU := out/gpu-folder
 GPU_WHEELS := diffusers lazy-loader einops importlib-metadata zipp
 
-.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme docs bench gpu-folder weights-folder weights clean
+.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme film docs bench gpu-folder \
+  weights-folder weights clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +26,7 @@ help:
 	@echo "make weights-folder  the same for \`make weights\`: wheels, and the photographs as small JPEG files"
 	@echo "make weights  train the bundled model again (hours; resumes; PHOTOS=folders of pictures)"
 	@echo "make prepare  after editing a notebook: export, clean, copy, README"
+	@echo "make film     make the moving picture of the README again, after the bundled model has changed"
 	@echo "make clean    remove what the commands above made, except .venv"
 
 # ---- environments: one stamp file each, so nothing is installed twice -------------------------------------------------
@@ -80,6 +82,9 @@ prepare: $(VENV)/.dev
 
 readme: $(VENV)/.dev
 	$(BIN)/python nbs/_site.py readme
+
+film: $(VENV)/.run
+	$(BIN)/python nbs/_film.py
 
 docs: $(VENV)/.dev
 	@if command -v quarto >/dev/null; \

@@ -26,7 +26,7 @@ import _reference
 from _api import CONFIG, NBS, ROOT, TOP, sidebar_pages
 from _book import Page, around, book, cell_of, notebook, place_of, write_road
 
-PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".mp4"}
+PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4"}
 ASSETS = ["vendor/minisearch.min.js", "vendor/minisearch.LICENSE.txt", "_search.js"]
 FIGURES = re.compile(r'<(script|style)\b[^>]*\bdata-l2d=.*?</\1>', re.DOTALL)
 TEXT_LINK = re.compile(r"\]\((?!\w+:|#|/)")

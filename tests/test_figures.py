@@ -4,21 +4,25 @@ import json
 import random
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_browser import browser  # noqa: F401 (a fixture)
 
 from live2diff_nb.engine.masks import MODES, receptive_field, temporal_mask
 from live2diff_nb.figures.engine import call_times
 from live2diff_nb.figures.figure import PLOTS, asset, code_of, joined, mask_figure
-from pages import NBS, PATHS, notebook
+from live2diff_nb.figures.pictures import combinations
+from pages import NBS, PATHS, ROOT, notebook
 
 sys.path.insert(0, str(NBS))
 import _site  # noqa: E402
 
 PLACES = {"engine/masks": "masks", "engine/kvcache": "ring", "engine/stream": "pipeline", "live/wire": "ages",
-          "live/view": "attention", "depth/estimator": "depth"}
+          "live/view": "attention", "depth/estimator": "depth", "engine/lcm": "noise", "judge/variants": "parts",
+          "training/lora": "training"}
 PLAYED = {place: kind for place, kind in PLACES.items() if kind != "masks"}
 
 
@@ -59,6 +63,13 @@ def test_a_widget_asks_the_kernel():
     assert widget.data == {"frames": 12} and widget.kind == "masks"
     assert widget._esm.endswith("export default {render};\n") and "uPlot=" in widget._esm
     widget.close()
+
+
+def test_the_readme_moves_on_its_first_screen():
+    first = (ROOT / "README.md").read_text(encoding="utf8").splitlines()[:10]
+    path, = re.findall(r"!\[.*\]\((nbs/images/\S+)\)", "\n".join(first))
+    assert Image.open(ROOT / path).n_frames > 20 and (ROOT / path).stat().st_size < 1_500_000
+    assert f'NBS / "{Path(path).relative_to("nbs")}"' in (NBS / "_film.py").read_text(encoding="utf8")
 
 
 # ---- what a page computes itself ------------------------------------------------------------------------------------
@@ -195,6 +206,69 @@ def test_attention_at_another_place(browser, site):  # noqa: F811
         assert abs(weights - 1).max() < data["window"] / 2 / 255
     assert complaints == []
     page.context.close()
+
+
+@pytest.mark.browser
+def test_noise_says_where_training_ended(browser, site):  # noqa: F811
+    page, figure, complaints, _ = opened(browser, site, "engine/lcm", "noise")
+    data, said = json.loads(saved_data("engine/lcm", "noise")), lambda: figure.locator(".say").inner_text()
+    figure.focus()
+    page.keyboard.press("Home")
+    assert data["entries"][0]["t"] < data["most"] < data["entries"][-1]["t"] and "was trained" not in said()
+    page.keyboard.press("End")
+    second = list(data["entries"][-1]["made"])[1]
+    assert f"was trained on entries up to t = {data['most']}" in said() and "beyond its training" in figure.inner_text()
+    before = picture(figure)
+    figure.get_by_label("style").select_option(second)
+    assert picture(figure) != before and f"{data['entries'][-1]['kept'][second]:.2f}" in said()
+    assert figure.get_by_label("frame of the clip").count() == 0 and complaints == []      # a kernel's, and here is none
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_parts_are_switched_by_keyboard(browser, site):  # noqa: F811
+    page, figure, complaints, _ = opened(browser, site, "judge/variants", "parts")
+    data, said = json.loads(saved_data("judge/variants", "parts")), lambda: figure.locator(".say").inner_text()
+    assert set(data["runs"]) == set(combinations()) and "All parts on" in said()
+    for part, key in (("fixed noise", "1110"), ("memory of earlier frames", "0010"), ("depth", "0000")):
+        before = picture(figure)
+        figure.get_by_label(part).focus()
+        page.keyboard.press(" ")
+        times = data["runs"][key]["warp"] / data["runs"]["1111"]["warp"]
+        assert figure.get_attribute("data-shows").split()[0] == key and picture(figure) != before
+        assert said().startswith("Without ") and f"warp error {times:.2f} times" in said()
+        assert figure.get_by_label("warmup").is_disabled() == (key[0] == "0")
+    assert data["runs"]["1110"]["warp"] > 1.2 * data["runs"]["1111"]["warp"] and complaints == []
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_training_shows_each_saved_step(browser, site):  # noqa: F811
+    page, figure, complaints, _ = opened(browser, site, "training/lora", "training")
+    data, said = json.loads(saved_data("training/lora", "training")), lambda: figure.locator(".say").inner_text()
+    assert data["steps"][-1] <= len(data["losses"]) and all(len(one["made"]) == len(data["steps"])
+                                                            for one in data["examples"])
+    for step in reversed(data["steps"]):
+        assert said().startswith(f"Step {step}:") and f"after step {step}" in figure.inner_text()
+        figure.get_by_label("one step back").click()
+    assert "as it came" in said() and complaints == []
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_a_kernel_is_asked_for_another_frame(page):
+    page.goto("about:blank")
+    page.add_script_tag(content=asset("uPlot.iife.min.js"))
+    page.add_style_tag(content=asset("uPlot.min.css"))
+    page.add_script_tag(type="module", content=joined() + "\nwindow.drawn = draw;")
+    page.evaluate("""data => { const root = document.createElement("div"); document.body.append(root);
+        const next = drawn(root, "noise", data, "a figure", asked => {
+            window.asked = asked;
+            next({...data, entries: data.entries.map(one => ({...one, sigma: .123}))}); }) }""",
+                  json.loads(saved_data("engine/lcm", "noise")))
+    page.get_by_label("frame of the clip").focus()
+    page.keyboard.press("Home")
+    assert page.evaluate("asked") == {"frame": 0} and "0.12 of noise" in page.locator(".say").inner_text()
 
 
 @pytest.mark.browser

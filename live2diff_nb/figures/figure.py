@@ -23,7 +23,7 @@ from ..engine.masks import receptive_field, temporal_mask
 
 # %% ../../nbs/figures/figure.ipynb #f16bun1
 IMPORT = re.compile(r'^import \{[^}]*\} from "\./(?:figures/)?([\w.]+)";\n', re.MULTILINE)
-PLOTS = {"ages", "depth"}                            # kinds that need uPlot
+PLOTS = {"ages", "depth", "noise", "training"}                            # kinds that need uPlot
 
 
 @lru_cache

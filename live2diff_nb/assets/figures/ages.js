@@ -1,5 +1,5 @@
 // The age of what you see: a mailbox of one slot against a queue, from recorded runs (figures.live.record_ages).
-import {h, player, plot, slider} from "./core.js";
+import {h, player, plot, slider, stroke} from "./core.js";
 
 export function ages(root, data) {
   const works = Object.keys(data.runs), names = Object.keys(data.runs[works[0]]), ticks = 200;
@@ -8,7 +8,7 @@ export function ages(root, data) {
   const dials = h("div", {class: "panels dials"}), box = h("div", {class: "plot"}), say = h("p", {class: "say", "aria-live": "polite"});
   const play = player(root, {length: ticks + 1, show: draw, text: "time", said: tick => `${(data.seconds * tick / ticks).toFixed(1)} s`, rate: 20, start: data.at ?? ticks});
   root.append(h("div", {class: "bar"}, h("span", {class: "faint"}, `camera: ${data.fps} frames/s`), work.el), play.el, dials, box, h("div", {class: "key"}, "a hand goes round once in 2 s", names.map(name =>
-    h("span", {}, h("svg:svg", {width: 28, height: 10, viewBox: "0 0 28 10"}, h("svg:line", {x1: 0, x2: 28, y1: 5, y2: 5, stroke: `var(${looks[name][0]})`, "stroke-width": 2.5, "stroke-dasharray": looks[name][1]?.join(" ")})), name))), say);
+    h("span", {}, stroke(...looks[name]), name))), say);
   let runs, drawn = null;
 
   function shown(name, now) {                        // the last picture that was up by `now`: [number of the frame, age] or null

@@ -32,6 +32,21 @@ export function choice(text, options, {value, change}) {          // options: [[
   return {el: h("label", {class: "control"}, text, input), input, get value() { return input.value; }};
 }
 
+export function toggle(text, {value, change}) {
+  const input = h("input", {type: "checkbox", "aria-label": text, checked: value, onchange: () => change?.(input.checked)});
+  return {el: h("label", {class: "control"}, input, text), input, get value() { return input.checked; }};
+}
+
+// ---- a picture with a title above and a note below; `over` is drawn on it ---------------------------------------------
+export function card(title, href, note, {width = 160, height = 150, over = [], below = 0} = {}) {
+  return h("svg:svg", {viewBox: `0 0 ${width} ${height + below + 38}`, width, role: "img", "aria-label": `${title}: ${note}`}, h("svg:text", {x: 0, y: 12, style: "font-weight: 600"}, title),
+    h("svg:image", {href, x: 0, y: 20, width, height, preserveAspectRatio: "none"}), over, h("svg:text", {x: 0, y: height + below + 34, class: "faint"}, note));
+}
+
+export const side = (root, wide = 200, narrow = 166) => root.clientWidth > 640 ? wide : narrow;   // of a card, pixels
+export const stroke = (colour, dash = null) => h("svg:svg", {width: 28, height: 10, viewBox: "0 0 28 10"},     // of a key
+  h("svg:line", {x1: 0, x2: 28, y1: 5, y2: 5, stroke: `var(${colour})`, "stroke-width": 2.5, "stroke-dasharray": dash?.join(" ")}));
+
 // ---- play, pause, step, scrub ----------------------------------------------------------------------------------------
 // `show(at)` draws a moment and returns its text. Nothing plays by itself; space and arrows work where the figure has focus.
 export function player(root, {length, show, text, said = at => `${text} ${at}`, rate = 3, start = 0}) {
@@ -117,8 +132,8 @@ export const STYLE = `
 ${DARK} .l2d-figure { --ink: #dfe4ea; --faint: #98a3b0; --line: #3a424c; --ground: #15181d; --soft: #20252c; --blue: #56b4e9; --orange: #f0a03c; --green: #2fc08f; --pale: #27516b; --on: #10151a }
 .l2d-figure * { box-sizing: border-box } .l2d-figure:focus-visible, .l2d-figure :focus-visible { outline: 2px solid var(--blue); outline-offset: 2px }
 .l2d-figure .bar, .l2d-figure .player { display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center; margin: .15rem 0 .5rem }
-.l2d-figure .player { gap: .3rem } .l2d-figure .player > input { flex: 1 1 8rem; min-width: 6rem } .l2d-figure .where { min-width: 6.5em; font-variant-numeric: tabular-nums }
-.l2d-figure .control { display: inline-flex; align-items: center; gap: .4rem; color: var(--faint) } .l2d-figure .control input { width: 7.5rem; accent-color: var(--blue) }
+.l2d-figure .player { gap: .3rem } .l2d-figure .player > input { flex: 1 1 8rem; min-width: 6rem } .l2d-figure .where { min-width: 6.5em; margin-right: .4rem; font-variant-numeric: tabular-nums }
+.l2d-figure .control { display: inline-flex; align-items: center; gap: .4rem; color: var(--faint) } .l2d-figure .control input[type=range] { width: 7.5rem } .l2d-figure .control input { accent-color: var(--blue) }
 .l2d-figure input[type=range] { accent-color: var(--blue); margin: 0; padding: 0; min-height: 1.6rem } .l2d-figure output { min-width: 1.6em; white-space: nowrap; color: var(--ink); font-variant-numeric: tabular-nums }
 .l2d-figure button, .l2d-figure select { font: inherit; color: var(--ink); background: var(--soft); border: 1px solid var(--line); border-radius: 5px; min-height: 2rem; min-width: 2.2rem; padding: .1rem .5rem; cursor: pointer }
 .l2d-figure .say { margin: .5rem 0 0; min-height: 2.9em; max-width: none } .l2d-figure .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; color: var(--faint); font-size: 13px; margin: .4rem 0 0 }

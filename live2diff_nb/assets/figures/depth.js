@@ -1,5 +1,5 @@
 // Depth over time: frame, depth and the range that scales it; a range of each call against a running one.
-import {choice, h, player, plot} from "./core.js";
+import {card, choice, h, player, plot, stroke} from "./core.js";
 
 export function depth(root, data) {
   const clips = Object.keys(data.clips), names = Object.keys(data.clips[clips[0]].ranges), fixed = names[0];
@@ -16,23 +16,19 @@ export function depth(root, data) {
   function load() {
     one = data.clips[clip.value];
     const line = (name, n) => ({text: name, colour: looks[name === fixed ? fixed : "other"][0], dash: looks[name === fixed ? fixed : "other"][1] ?? undefined, width: 2.2});
-    key.replaceChildren(...[fixed, other.value].map(name => { const [colour, dash] = looks[name === fixed ? fixed : "other"]; return h("span", {}, h("svg:svg", {width: 28, height: 10, viewBox: "0 0 28 10"}, h("svg:line", {x1: 0, x2: 28, y1: 5, y2: 5, stroke: `var(${colour})`, "stroke-width": 2.5, "stroke-dasharray": dash?.join(" ")})), name); }),
+    key.replaceChildren(...[fixed, other.value].map(name => { const [colour, dash] = looks[name === fixed ? fixed : "other"]; return h("span", {}, stroke(colour, dash), name); }),
       h("span", {}, `the first ${data.warmup} frames are the warmup`));
     rangePlot ??= plot(rangeBox, {x: "frame", y: "inverse depth", height: 150, data: [[0], [null], [null], [null], [null]], series: [line(fixed), line(fixed), line("other"), line("other")], range: {x: (_, low, high) => [0, Math.max(1, one.frames.length - 1)], y: undefined}});
     pixelPlot ??= plot(pixelBox, {x: "frame", y: "-1 far, 1 near", height: 150, data: [[0], [null], [null]], series: [line(fixed), line("other")], range: {x: (_, low, high) => [0, Math.max(1, one.frames.length - 1)], y: [-1.1, 1.1]}});
     play.resize(one.frames.length);
   }
-  function card(title, href, note, mark) {
-    return h("svg:svg", {viewBox: "0 0 160 188", width: 160, role: "img", "aria-label": `${title}: ${note}`}, h("svg:text", {x: 0, y: 12, style: "font-weight: 600"}, title),
-      h("svg:image", {href, x: 0, y: 20, width: 160, height: 150, preserveAspectRatio: "none"}), mark && h("svg:circle", {cx: 160 * one.place[1], cy: 20 + 150 * one.place[0], r: 5, fill: "none", stroke: "#fff", "stroke-width": 3}),
-      mark && h("svg:circle", {cx: 160 * one.place[1], cy: 20 + 150 * one.place[0], r: 5, fill: "none", stroke: "#000", "stroke-width": 1.2}), h("svg:text", {x: 0, y: 184, class: "faint"}, note));
-  }
+  const place = () => [["#fff", 3], ["#000", 1.2]].map(([stroke, width]) => h("svg:circle", {cx: 160 * one.place[1], cy: 20 + 150 * one.place[0], r: 5, fill: "none", stroke, "stroke-width": width}));
   const jump = (values, n) => Math.max(0, ...values.slice(1, n + 1).map((v, i) => Math.abs(v - values[i])));
   function draw(n) {
     if (!one) return;
     const a = one.ranges[fixed], b = one.ranges[other.value], upTo = values => values.map((v, i) => i <= n ? v : null);
-    pictures.replaceChildren(card(`frame ${n}`, one.frames[n], n < data.warmup ? "warmup" : "streamed", true),
-      ...[[fixed, a], [other.value, b]].map(([name, range]) => card(name, range.pictures[n], `place: ${range.place[n].toFixed(2)}`, true)));
+    pictures.replaceChildren(card(`frame ${n}`, one.frames[n], n < data.warmup ? "warmup" : "streamed", {over: place()}),
+      ...[[fixed, a], [other.value, b]].map(([name, range]) => card(name, range.pictures[n], `place: ${range.place[n].toFixed(2)}`, {over: place()})));
     const xs = one.frames.map((_, i) => i);
     rangePlot.set([xs, upTo(a.low), upTo(a.high), upTo(b.low), upTo(b.high)]);
     pixelPlot.set([xs, upTo(a.place), upTo(b.place)]);

@@ -6,8 +6,11 @@ import {pipeline} from "./pipeline.js";
 import {ages} from "./ages.js";
 import {attention} from "./attention.js";
 import {depth} from "./depth.js";
+import {noise} from "./noise.js";
+import {parts} from "./parts.js";
+import {training} from "./training.js";
 
-const KINDS = {masks, ring, pipeline, ages, attention, depth};
+const KINDS = {masks, ring, pipeline, ages, attention, depth, noise, parts, training};
 
 export function draw(root, kind, data, text, ask = null) {
   root.classList.add("l2d-figure");
