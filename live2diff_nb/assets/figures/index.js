@@ -6,8 +6,9 @@ import {pipeline} from "./pipeline.js";
 import {ages} from "./ages.js";
 import {attention} from "./attention.js";
 import {depth} from "./depth.js";
+import {quiz} from "./quiz.js";
 
-const KINDS = {masks, ring, pipeline, ages, attention, depth};
+const KINDS = {masks, ring, pipeline, ages, attention, depth, quiz};
 
 export function draw(root, kind, data, text, ask = null) {
   root.classList.add("l2d-figure");
