@@ -29,10 +29,9 @@ def short(
 ) -> str:
     "How a value reads in a sentence."
     value = plain(value)
-    if isinstance(value, np.ndarray) and value.size > 8: return f"a table of {value.shape}"
-    if isinstance(value, np.ndarray): return str(value.round(4).tolist())
+    if isinstance(value, np.ndarray): return str(value.tolist()) if value.size <= 4 else f"a table of {value.shape}"
     if isinstance(value, float): return f"{value:.4g}"
-    if isinstance(value, Set): return "{" + ", ".join(sorted(map(short, value))) + "}"
+    if isinstance(value, Set): return ", ".join(sorted(map(short, value))) or "nothing"
     return repr(value) if len(repr(value)) < 60 else f"a {type(value).__name__}"
 
 # %% ../../nbs/figures/exercises.ipynb #exmd3
@@ -60,9 +59,10 @@ def difference(
     if isinstance(right, np.ndarray): return in_table(found, right)
     if isinstance(found, np.ndarray): found = found.tolist()
     if isinstance(right, Set) and isinstance(found, Set):
-        parts = {"should not be in it": found - right, "is missing": right - found}
-        return "; ".join(f"{short(part)} {said}" for said, part in parts.items() if part)
-    if isinstance(right, (list, tuple)) and isinstance(found, (list, tuple)) and len(right) == len(found):
+        parts = {"not right": found - right, "missing": right - found}
+        return "; ".join(f"{said}: {short(part)}" for said, part in parts.items() if part)
+    if isinstance(right, (list, tuple)) and isinstance(found, (list, tuple)):
+        if len(right) != len(found): return f"it gives {len(found)} entries, and {len(right)} are right"
         parts = ((n, difference(a, b)) for n, (a, b) in enumerate(zip(found, right)))
         return next((f"entry {n}: {said}" for n, said in parts if said), "")
     numbers = isinstance(right, Number) and isinstance(found, Number)
