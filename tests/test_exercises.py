@@ -1,4 +1,4 @@
-"""The exercises of the chapters: the solution passes the check that the learner's answer meets, a wrong answer does not.
+"""The exercises of the chapters: the solution passes the learner's own check, and a wrong answer does not.
 
 Their cells run with the names of the chapter's module alone, so no page has to be run. What the site asks and grades
 itself is compared with the same functions.

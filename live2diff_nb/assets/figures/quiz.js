@@ -32,7 +32,7 @@ export const QUESTIONS = {
       text: ([j, n, window, warmup]) => `L = ${window}, L_w = ${warmup}. Streamed frame ${n} has just been written. Which streamed frame is in slot ${j}?`,
       answer: ([j, n, window, warmup]) => n - (n - (j - warmup)) % (window - warmup),
       slips: ([j, n, window, warmup]) => [[j - warmup, "That frame was the first in this slot; later ones have replaced it."]],
-      hint: "It is the latest frame, not later than n, whose slot is j."},
+      hint: "It is the latest frame that was written to this slot. Frames that share a slot are L - L_w apart."},
     {ask: () => [4 ** whole(2, 5), 32 * whole(1, 10), 4 * whole(2, 5)],
       text: ([places, channels, window]) => `A layer of ${places} locations and ${channels} channels, L = ${window}, half precision. How many bytes does one more denoising step add to its cache?`,
       answer: ([places, channels, window]) => 2 * window * places * channels * 2,
