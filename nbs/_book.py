@@ -15,6 +15,7 @@ DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?[ \t]*(.*)\n?", re.MULTILINE)
 TITLE = re.compile(r"# (.+)(?:\n+> (.+))?")
 LINK = re.compile(r"\]\(([^)#\s:]+\.ipynb)")
 WORDS_A_MINUTE, SECONDS_A_LINE = 200, 3                 # for reading: prose, and lines of code that are not blank
+ASIDE = re.compile(r"^#\|\s*(exercise:|code-fold: true)", re.MULTILINE)       # code to work on, or folded
 ROAD = re.compile(r"(<!-- road:begin -->\n).*(\n<!-- road:end -->)", re.DOTALL)
 
 
@@ -40,8 +41,9 @@ class Page:
         links = [link for text in self.texts for link in LINK.findall(text)]
         self.links = [posixpath.normpath(posixpath.join(here, link)) for link in links]
         self.headings = dict(headings(self.source))
-        code = "\n".join(cell.source for cell in self.source.cells if cell.cell_type == "code")
-        self.code_lines = len(re.findall(r"^(?!#\|)[^\S\n]*\S", code, re.MULTILINE))
+        code = (cell.source for cell in self.source.cells if cell.cell_type == "code")
+        shown = "\n".join(source for source in code if not ASIDE.search(source))
+        self.code_lines = len(re.findall(r"^(?!#\|)[^\S\n]*\S", shown, re.MULTILINE))
 
     @cached_property
     def nb(self):
@@ -144,8 +146,9 @@ def road_table() -> str:
             for page in road()]
     hours = round(sum(page.minutes for page in road()) / 60)
     return "\n".join([f"{len(rows)} numbered chapters, about {hours} hours to read ({WORDS_A_MINUTE} words a minute, "
-                      f"{SECONDS_A_LINE} seconds a line of code). Every other page is a side room, reached from the",
-                      "chapter that needs it.", "", "| chapter | what it is about | to read |", "|---|---|---|", *rows])
+                      f"{SECONDS_A_LINE} seconds a line of code), exercises not counted. Every other page is a side",
+                      "room, reached from the chapter that needs it.", "",
+                      "| chapter | what it is about | to read |", "|---|---|---|", *rows])
 
 
 def write_road():

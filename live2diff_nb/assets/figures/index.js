@@ -9,8 +9,9 @@ import {depth} from "./depth.js";
 import {noise} from "./noise.js";
 import {parts} from "./parts.js";
 import {training} from "./training.js";
+import {quiz} from "./quiz.js";
 
-const KINDS = {masks, ring, pipeline, ages, attention, depth, noise, parts, training};
+const KINDS = {masks, ring, pipeline, ages, attention, depth, noise, parts, training, quiz};
 
 export function draw(root, kind, data, text, ask = null) {
   root.classList.add("l2d-figure");
