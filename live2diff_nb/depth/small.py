@@ -30,7 +30,7 @@ def conv_unit(
 
 # %% ../../nbs/depth/small.ipynb #53bbf0cf
 class Residual(nn.Module):
-    "Some conv units, each added to its own input."
+    "A series of conv units with residual connections."
     def __init__(self,
         channels: int, # channels in and out
         count: int, # number of units
@@ -103,6 +103,6 @@ def fold_norms(
 
 # %% ../../nbs/depth/small.ipynb #21d2924f
 def load_tiny_depth() -> TinyDepth: # ready to use, on the CPU, in eval mode
-    "The embedded depth network, laid out for speed; to train it further use `TinyDepth.from_pretrained`."
+    "The embedded depth network, optimised for inference; to train it further use `TinyDepth.from_pretrained`."
     model = TinyDepth.from_pretrained(str(files("live2diff_nb") / "assets" / "tiny" / "depth"))
     return fold_norms(model).to(memory_format=torch.channels_last)
