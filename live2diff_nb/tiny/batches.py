@@ -33,7 +33,7 @@ class DenoiserConfig:
     steps: int = 6000            # optimiser steps
     first: float = 0.35          # share of them, at the beginning, on single frames
     alone: float = 0.15          # share of the rest on single frames, so that the spatial layers stay able to paint
-    singles: int = 20            # single frames a step
+    singles: int = 16            # single frames a step
     clips: int = 2               # clips a step
     frames: int = 16             # frames of a clip, L
     warmup: int = 8              # warmup frames of the mask, L_w

@@ -21,7 +21,7 @@ from ..data import camera, crops
 from ..data.crops import distinct, open_crops, paint_crops
 from ..data.pictures import default_photographs, photographs
 from ..data.teachers import STYLES, make_prompt
-from ..depth.small import TinyDepth
+from ..depth.small import TinyDepth, fold_norms
 from ..engine.levels import DepthAdapter, DownLevel, Level, MiddleLevel, UpLevel
 from ..engine.temporal import MotionModule, TemporalAttention
 from ..engine.unet import StreamUNet
@@ -149,7 +149,7 @@ def new_painter(
     "The denoiser before its first step."
     parts = (TinyVAE, "vae"), (TinyDepth, "depth")
     vae, depth = (load_part(kind, chain.made(name, name), "cpu", torch.float32) for kind, name in parts)
-    return Painter(folder, vae.to(memory_format=torch.channels_last), depth)
+    return Painter(folder, vae.to(memory_format=torch.channels_last), fold_norms(depth))
 
 
 def run_denoiser(
