@@ -221,7 +221,7 @@ def test_noise_says_where_training_ended(browser, site):  # noqa: F811
     before = picture(figure)
     figure.get_by_label("style").select_option(second)
     assert picture(figure) != before and f"{data['entries'][-1]['kept'][second]:.2f}" in said()
-    assert figure.get_by_label("frame of the clip").count() == 0 and complaints == []      # a kernel's, and here is none
+    assert figure.get_by_label("frame of the clip").count() == 0 and complaints == []    # a kernel's: none here
     page.context.close()
 
 

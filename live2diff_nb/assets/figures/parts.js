@@ -25,7 +25,7 @@ export function parts(root, data) {
     if (!root.contains(say)) return;
     const key = chosen(), whole = data.runs["1".repeat(names.length)], none = data.runs["0".repeat(names.length)], run = data.runs[key];
     const off = names.filter((_, k) => key[k] === "0"), rows = [["all parts", whole], ["as switched", run], ["no part", none]];
-    pictures.replaceChildren(column("the input", data.input, n), column("all parts", whole, n), column("as switched", run, n));
+    pictures.replaceChildren(column("all parts", whole, n), column("as switched", run, n), column("the input", data.input, n));
     const most = Math.max(...Object.values(data.runs).map(one => one.warp)), left = 76, wide = 90;
     bars.replaceChildren(h("p", {class: "head"}, "warp error: what changes beyond the input's motion"), h("svg:svg", {viewBox: `0 0 ${left + wide + 56} 66`, width: left + wide + 56, role: "img", "aria-label": rows.map(([name, one]) => `${name} ${one.warp.toFixed(5)}`).join(", ")},
       rows.flatMap(([name, one], k) => [h("svg:text", {x: 0, y: 22 * k + 14}, name), h("svg:rect", {x: left, y: 22 * k + 2, width: Math.max(1, wide * one.warp / most), height: 16, rx: 2, fill: k === 1 ? "var(--orange)" : "var(--blue)"}),
