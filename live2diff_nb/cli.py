@@ -213,7 +213,7 @@ def make_parser(
         if run_it is translate: command.set_defaults(**defaults or {})
         if run_it is live:
             command.add_argument("--virtual-camera", action="store_true",
-                                 help="offer the picture as a camera to other programs; other arguments go to JupyterLab")
+                                 help="offer the picture as a camera; other arguments go to JupyterLab")
         if run_it is train: train_options(command)
         if run_it is study: study_options(command)
         if run_it is download:
