@@ -43,9 +43,9 @@ class Stop:
 
 # %% ../nbs/cli.ipynb #c5c74d12
 def quiet(
-    bars=True, # leave the bars of downloads, where there is a terminal
+    bars=True, # keep the progress bars of downloads in a terminal
 ):
-    "Ask diffusers and transformers for errors only; they read this when they are first imported."
+    "Let diffusers and transformers print only errors; they read this when they are first imported."
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"): os.environ.setdefault(name, "error")
     if not (bars and sys.stderr.isatty()): os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -53,7 +53,7 @@ def quiet(
 def load(
     args, # parsed options: `weights`, `device`, `size`
 ):
-    "The pipeline that the options ask for."
+    "Load the pipeline that the options choose."
     if args.device and not re.fullmatch(r"cpu|cuda(:\d+)?|mps|xpu", args.device):
         raise ValueError(f"--device {args.device} is not a device: write cpu, cuda, cuda:1 or mps")
     quiet(bars=args.weights != "tiny")
@@ -72,7 +72,7 @@ def say(
     kind, # "error", "warning" or "stopped"
     text, # what happened
 ):
-    "One line on standard error."
+    "Print one line to standard error."
     print(f"live2diff-nb: {kind}: {' '.join(str(text).split())}", file=sys.stderr)
 
 def translate(
@@ -101,7 +101,7 @@ def download(
 def weight_files(
     weights, # "tiny", a folder, a file, or a hub id
 ) -> dict: # path -> bytes
-    "The files behind a name of weights, as far as they are on this disk."
+    "The weight files of a name that are on this disk."
     place = Path(str(resources.files("live2diff_nb") / "assets" / "tiny")) if weights == "tiny" else Path(weights)
     files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
     return {p: p.stat().st_size for p in files}
@@ -110,11 +110,11 @@ def weight_files(
 def info(
     args, # parsed options
 ) -> int: # exit code
-    "The command `info`: what runs where, and what it needs."
+    "The command `info`: device, weights, styles and memory."
     pipe = load(args)
     import torch # loaded with the pipeline
     cards = ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none"
-    print(f"PyTorch   {torch.__version__}, {torch.get_num_threads()} threads, CUDA cards: {cards}")
+    print(f"PyTorch   {torch.__version__}, {torch.get_num_threads()} threads, CUDA GPUs: {cards}")
     print(f"steps     {pipe.order}: " + {"pipelined": "those of T frames side by side, each T - 1 frames late",
                                          "sequential": "those of a frame one after the other, none late"}[pipe.order])
     files = weight_files(args.weights)
@@ -191,7 +191,7 @@ def study(
     return 0
 
 # %% ../nbs/cli.ipynb #d5471b92
-COMMANDS = { # function -> what it does, in a few words
+COMMANDS = { # function -> short description
     translate: "restyle a video", live: "open the live notebook in JupyterLab", info: "device, weights, styles, memory",
     download: "list or fetch what real weights need", train: "train by a recipe",
     evaluate: "judge methods side by side on clips", study: "make the page of a user study, or count its answers",
@@ -213,17 +213,17 @@ def make_parser(
         if run_it is translate: command.set_defaults(**defaults or {})
         if run_it is live:
             command.add_argument("--virtual-camera", action="store_true",
-                                 help="show the picture to meeting programs too; other words go to JupyterLab")
+                                 help="offer the picture as a camera; other arguments go to JupyterLab")
         if run_it is train: train_options(command)
         if run_it is study: study_options(command)
         if run_it is download:
-            command.add_argument("--yes", action="store_true", help="fetch the files, not list them only")
+            command.add_argument("--yes", action="store_true", help="download the files, not only list them")
     return parser
 
 # %% ../nbs/cli.ipynb #f6057e85
 def execute(
-    argv, # list of words, None for those of the command line
-    began, # when the user began to wait, by `time.perf_counter`
+    argv, # list of arguments, None for those of the command line
+    began, # start of the user's waiting time, by `time.perf_counter`
 ) -> int: # exit code
     "Parse and run one command. A file `-x.mp4` is a file, not an option."
     words = [f"./{word}" if re.fullmatch(r"-[^-=]+\.\w+", word) and (word.endswith(".mp4") or Path(word).is_file())
@@ -239,7 +239,7 @@ def execute(
 
 # %% ../nbs/cli.ipynb #652848da
 def main(
-    argv=None, # list of words, None for those of the command line
+    argv=None, # list of arguments, None for those of the command line
 ) -> int: # exit code: 0 done, 2 a mistake in the input, 130 stopped by Ctrl-C
     "The command `live2diff-nb`."
     with warnings.catch_warnings():

@@ -35,7 +35,7 @@ def make_parser() -> Parser:
     add("--out", type=Path, default=Path("out/evaluate"), metavar="FOLDER", help="results (default: out/evaluate)")
     add("--frames", type=int, default=60, help="of each clip, at most (default: 60)")
     add("--prompt", default="", help="what all clips show, in words")
-    add("--strength", type=float, help="0 keeps the input, 1 invents anew")
+    add("--strength", type=float, help="0 keeps the input, 1 changes it most")
     add("--seed", type=int, default=0, help="the same seed gives the same figures (default: 0)")
     add("--films", metavar="FOLDER", help="opencv-doc's films, of the validation list (default: where Debian has them)")
     add("--davis", metavar="FOLDER", help="the paper's protocol on a DAVIS folder with captions.json or captions/*.txt")
@@ -55,7 +55,7 @@ LISTS = {"validation": validation_clips, "test": lambda films, frames, size: tes
 def read_clips(
     args, # parsed options
 ) -> tuple: # name -> clip; name -> prompt
-    "The clips that were asked for."
+    "The clips of the command line."
     size, clips = args.size[0], {}
     if args.davis:
         clips = davis_clips(args.davis)
@@ -73,7 +73,7 @@ def read_clips(
 def looks_of(
     args, # parsed options
 ) -> Looks:
-    "The paper's nets, where they were named."
+    "The paper's networks for judging, if they are named."
     return Looks(load_clip(args.clip) if args.clip else None, load_depth(args.midas) if args.midas else None)
 
 
@@ -81,7 +81,7 @@ def judge_long(
     pipe, # the weights
     args, # parsed options
 ) -> int: # exit code
-    "`--long N`: print and keep the comparison with fresh streams."
+    "`--long N`: print and store the comparison with fresh streams."
     style = (args.styles or list(pipe.styles))[0]
     report = lambda frame, told: print(f"frame {frame}: gap {told['gap']:.3f}", file=sys.stderr)
     teacher = TEACHERS.get(style.replace(" ", "_"))
@@ -95,7 +95,7 @@ def judge_long(
 def judge_table2(
     args, # parsed options
 ) -> int: # exit code
-    "`--table 2`: weights trained for each setting, then judged."
+    "`--table 2`: train weights for each setting, then judge them."
     clips, _ = read_clips(args)
     rows = ablation_by_training(args.train, args.out, clips, args.frames, args.styles, args.size[0])
     write_json(args.out / "table2.json", rows)
@@ -104,7 +104,7 @@ def judge_table2(
 
 
 def ask(
-    argv, # words after `live2diff-nb evaluate`
+    argv, # arguments after `live2diff-nb evaluate`
     load, # parsed options -> pipeline
 ) -> int: # exit code: 1 if a clip could not be scored
     "The command `evaluate`."
