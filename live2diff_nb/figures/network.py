@@ -41,9 +41,10 @@ def page_of(
     holder: nn.Module,  # what holds it: of one of our classes
     root: str = "../",  # from the page that shows the drawing to the folder of all pages
 ) -> str:
-    "The page that a module's class is defined on."
+    "The page that a module's class is defined on; `#`, this page, where the class is defined in the notebook itself."
     places = [type(one).__module__.partition("live2diff_nb.")[2] for one in (part, holder)]
-    return f"{root}{next(filter(None, places)).replace('.', '/')}.ipynb"
+    found = next(filter(None, places), None)
+    return f"{root}{found.replace('.', '/')}.ipynb" if found else "#"
 
 
 def told(
