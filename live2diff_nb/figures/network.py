@@ -168,8 +168,8 @@ class NetworkDrawing:
         bottom = 78 + CARD * (depth + 1)
         whole = f'{TIP}{ends(self.unet, 13, shift + 13, self.root)}{"".join(parts)}{legend(bottom)}'
         size = shift + half + 8, bottom + 118
-        return (f'<svg viewBox="0 0 {size[0]} {size[1]}" style="width:100%;min-width:{0.8 * size[0]:.0f}px;'
-                f'max-width:{size[0]}px" role="group" aria-label="{escape(self.text)}" font-family="sans-serif" '
+        return (f'<svg viewBox="0 0 {size[0]} {size[1]}" style="overflow:visible;width:100%;'
+                f'min-width:{0.8 * size[0]:.0f}px;max-width:{size[0]}px" role="group" aria-label="{escape(self.text)}" font-family="sans-serif" '
                 f'font-size="12" fill="currentColor">{whole}</svg>')
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
