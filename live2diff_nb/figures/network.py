@@ -169,8 +169,9 @@ class NetworkDrawing:
         whole = f'{TIP}{ends(self.unet, 13, shift + 13, self.root)}{"".join(parts)}{legend(bottom)}'
         size = shift + half + 8, bottom + 118
         return (f'<svg viewBox="0 0 {size[0]} {size[1]}" style="overflow:visible;width:100%;'
-                f'min-width:{0.8 * size[0]:.0f}px;max-width:{size[0]}px" role="group" aria-label="{escape(self.text)}" font-family="sans-serif" '
-                f'font-size="12" fill="currentColor">{whole}</svg>')
+                f'min-width:{0.8 * size[0]:.0f}px;max-width:{size[0]}px" role="group" '
+                f'aria-label="{escape(self.text)}" font-family="sans-serif" font-size="12" fill="currentColor">'
+                f'{whole}</svg>')
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         return {"text/html": self.svg(), "text/plain": self.text}
