@@ -2,7 +2,7 @@
 navigation of `_quarto.yml` and a search over all pages.
 
 Formulas become MathML and nothing is fetched, so the pages need no network and no server. `python nbs/_site.py readme`
-brings the list of chapters in index.ipynb up to date and writes README.md from it; `python nbs/_site.py api` writes the
+brings the lists of index.ipynb and paper.ipynb up to date and writes README.md; `python nbs/_site.py api` writes the
 API pages for Quarto.
 """
 import argparse
@@ -22,6 +22,7 @@ from nbconvert.filters import DataTypeFilter, Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
+import _paper
 import _reference
 from _api import CONFIG, NBS, ROOT, TOP, sidebar_pages
 from _book import Page, around, book, cell_of, notebook, place_of, write_road
@@ -209,6 +210,7 @@ def main():
     elif args.what == "api": _reference.write(NBS / "api")
     elif args.what == "readme":
         write_road()
+        _paper.write()
         write(ROOT / "README.md", readme())
     elif (ROOT / "README.md").read_text(encoding="utf8") != readme():
         sys.exit("README.md differs from nbs/index.ipynb: run `make readme`")

@@ -36,7 +36,8 @@ FOUND = r"""() => {
         silent: [...document.images].filter(i => !i.hasAttribute('alt')).map(i => i.src.slice(0, 99)),
         formulas: all('math', formula => formula.getBoundingClientRect().width),
         tex: /\\(frac|sqrt|mathrm|bar|sum)\b|\$\$/.test(main.innerText),
-        links: all('a[href]', link => link.href).filter(href => href.startsWith('file:')),
+        links: all('a[href]', link => new URL(link.getAttribute('href'), location).href)      // in an SVG, too
+            .filter(href => href.startsWith('file:')),
         sidebar: all('nav.sidebar a', link => link.href.split('#')[0]),
         names: all('[id]', element => element.id) } }"""
 

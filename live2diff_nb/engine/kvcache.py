@@ -25,7 +25,7 @@ def ring_state(
     window: int,  # slots in all, L
     warmup: int,  # slots that are never overwritten, L_w
 ) -> RingState:
-    "Bookkeeping of frame `n`: a pure function, no state is carried from frame to frame (paper, App. A.2)."
+    "Bookkeeping of frame `n`: a pure function, no state is carried from frame to frame (Fig. 4)."
     check_window(window, warmup)
     if n < 0:
         raise ValueError(f"n={n} is not a streamed frame: the first one after the warmup is 0")
@@ -133,7 +133,7 @@ def layer_shapes(
 
 # %% ../../nbs/engine/kvcache.ipynb #de013f1e
 class KVCache:
-    "Keys and values of the visible frames, for every temporal layer and denoising row. Allocated once."
+    "Keys and values of every temporal layer and denoising row (App. A.2, Listing 1), allocated once."
 
     def __init__(
         self,

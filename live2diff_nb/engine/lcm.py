@@ -221,7 +221,7 @@ def predict_x0(
     scalings: RowScalings, # of these rows
     prediction_type: str = "epsilon", # what the network predicts: one of `PREDICTION_TYPES`
 ) -> Tensor: # (T, c, h, w) estimate of the clean latents
-    "The clean latents that the network's output stands for."
+    "The clean latents that the network's output stands for: Eq. 1, taken all the way to `x_0`."
     _one_of("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "sample": return model_output
     if prediction_type == "v_prediction": return scalings.alpha * x_t - scalings.sigma * model_output
@@ -233,5 +233,5 @@ def consistency(
     x0_hat: Tensor, # (T, c, h, w) estimate of the clean latents, from `predict_x0`
     scalings: RowScalings, # of these rows
 ) -> Tensor: # (T, c, h, w) the result of the denoising step
-    "f(x_t) = c_skip x_t + c_out x0_hat"
+    "f(x_t) = c_skip x_t + c_out x0_hat: the denoising step of Eq. 1 in a consistency model."
     return scalings.c_skip * x_t + scalings.c_out * x0_hat

@@ -27,7 +27,7 @@ def temporal_mask(
     mode: str = "live2diff", # one of `MODES`
     window: int = 8, # a frame sees others less than this far away; used by "windowed" only
 ) -> Tensor: # (frames, frames) bool, True = may attend, row = query
-    "Which frame (row) may attend to which frame (column)."
+    "Which frame (row) may attend to which frame (column): the masks of Fig. 1."
     if mode not in MODES: raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
     for name, value, least in (("frames", frames, 1), ("warmup", warmup, 0), ("window", window, 1)):
         _at_least(name, value, least)

@@ -43,7 +43,7 @@ def denoise_chunk(
     cache: KVCache | None = None,  # receives keys and values, step k in row k; None: nothing is kept
     views: list | None = None,     # one for each temporal layer, in place of mask and cache
 ) -> Tensor:                       # (F, 4, h, w) denoised
-    "All denoising steps of some frames together."
+    "All denoising steps of some frames together; with a cache it is the warmup (App. A.2, Listing 3)."
     x = add_noise(engine.scalings, 0, latents, noise[0])
     for k in range(engine.rows):
         seen = views or chunk_views(engine.unet, len(latents), mask, cache, k)
@@ -54,7 +54,7 @@ def denoise_chunk(
 
 # %% ../../nbs/engine/stream.ipynb #d5d5d5c8
 class StreamDenoiser:
-    "Live2Diff's streaming engine on latents: warm up once, then one step a frame (paper, Sec. 3.4 and App. A.2)."
+    "Live2Diff's streaming engine on latents: warm up once, then one step a frame (Sec. 3.4; App. A.2, Listing 5)."
 
     def __init__(
         self,

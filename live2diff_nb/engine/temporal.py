@@ -33,7 +33,7 @@ def projected_codes(
     heads: int,      # attention heads
     length: int,     # number of positions
 ) -> Tensor:         # (3, length, heads, head)
-    "Position codes through the three projections."
+    "Position codes through the three projections (App. A.2, Listing 2)."
     codes = position_codes(length, weight.shape[1], weight.device).to(weight.dtype)
     return torch.stack([project(codes).unflatten(-1, (heads, -1)) for project in projections])
 
@@ -62,7 +62,7 @@ def attend_chunk(
     view: ChunkView,  # how many frames a clip, and who sees whom
     table: Tensor,    # (3, F, heads, head) projected position codes
 ) -> Tensor:          # like q
-    "Temporal attention inside whole clips, positions 0..F-1."
+    "Temporal attention inside whole clips, positions 0..F-1: Eq. 2 under a mask."
     F_ = view.frames
     if view.store is not None:
         for cached, new in zip(view.store, (k, v)):                     # (locations, heads, L, head)
@@ -101,7 +101,7 @@ def attend_ring_readable(
     v: Tensor,       # same; written to the cache
     view: RingView,  # the past
 ) -> Tensor:         # like q
-    "The reference: builds `K + W_K p` and `V + W_V p` for the whole window."
+    "The reference: builds `K + W_K p` and `V + W_V p` for the whole window (App. A.2, Listing 4)."
     codes = view.table[1:, view.position].transpose(2, 3)                 # (2, rows, heads, L + 1, head)
     new = torch.stack([k, v]).unsqueeze(-2)                               # (2, rows, locations, heads, 1, head)
     keys, values = torch.cat([view.kv, new], -2) + codes[:, :, None]      # (rows, locations, heads, L + 1, head)
@@ -128,7 +128,7 @@ def attend_ring(
     v: Tensor,       # same; written to the cache
     view: RingView,  # the past
 ) -> Tensor:         # like q
-    "One new frame a row attends to the cache, which is read as it lies (the paper's App. A.2, positions folded in)."
+    "One new frame a row attends to the cache, which is read as it lies (App. A.2, Listing 4, positions folded in)."
     weights = ring_scores(placed(q, view), k, view).softmax(-1)            # (rows, locations, heads, L + 1)
     past, own = weights[..., :-1], weights[..., -1:]
     out = (past[..., None, :] @ view.kv[1])[..., 0, :] + own * v
