@@ -26,7 +26,7 @@ help:
 	@echo "make prepare  after editing a notebook: export, clean, copy, README"
 	@echo "make clean    remove what the commands above made, except .venv"
 
-# ---- environments: one stamp file each, so nothing is installed twice -------------------------------------------------
+# ---- environments: one stamp file each, so nothing is installed twice -----------------------------------------------
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -40,7 +40,7 @@ $(VENV)/.dev: settings.ini setup.py $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) --quiet -e ".[dev]"
 	@touch $@ $(VENV)/.run
 
-# ---- use --------------------------------------------------------------------------------------------------------------
+# ---- use ------------------------------------------------------------------------------------------------------------
 demo: $(VENV)/.run
 	@mkdir -p out
 	@for style in $(STYLES); do \
@@ -53,7 +53,7 @@ demo: $(VENV)/.run
 live: $(VENV)/.run
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
-# ---- checks: all of them run, pytest last, and any failure fails the whole -----------------------------------------------
+# ---- checks: all of them run, pytest last, and any failure fails the whole ------------------------------------------
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --keep-going check-export check-notebooks check-pytest
 
@@ -69,7 +69,7 @@ check-pytest: $(VENV)/.dev
 	@echo "== pytest"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -rs --durations=15 -n 3 --dist loadfile --no-loadscope-reorder
 
-# ---- for developers -----------------------------------------------------------------------------------------------------
+# ---- for developers -------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev
 	$(BIN)/nbdev_export
 	$(BIN)/python nbs/_figures.py
@@ -100,7 +100,8 @@ gpu-folder:
 	  'PYTHONPATH=/tmp/site:. python3 -m live2diff_nb.gpu_bench --out "$${OUT:-out/gpu}"'
 
 weights: $(VENV)/.dev
-	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights --assets live2diff_nb/assets/tiny $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights --assets live2diff_nb/assets/tiny \
+	  $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:
 	rm -rf _docs _proc nbs/api build dist out *.egg-info .pytest_cache
