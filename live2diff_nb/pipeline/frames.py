@@ -136,8 +136,8 @@ class Models:
 
     @property
     def order(self) -> str:
-        """How the denoising steps follow each other: "pipelined", T frames a call, or "sequential", one frame, row after
-        row. The one that was chosen, or the runner's."""
+        """How the denoising steps follow each other: "pipelined", T frames a call, or "sequential", one frame, row
+        after row. The one that was chosen, or the runner's."""
         return self._order or self.runner.usual_order(self.height, self.width)
 
     @order.setter

@@ -32,7 +32,7 @@ class UNetGraph:
         self,
         shapes: list,  # of the inputs whose shapes a call must have: latents, text and caches
     ) -> bool:
-        "Is this what the graph was made for?"
+        "Whether the graph was made for these shapes."
         if not self.copy.ready(): return False
         if self.names is None:
             inputs = {entry.name: tuple(entry.shape) for entry in self.copy.session.get_inputs()}
@@ -46,7 +46,7 @@ class UNetGraph:
         text: Tensor,     # (1, tokens, dim)
         temporal: list,   # a view for each temporal layer
     ) -> bool:
-        "Is this a call that the graph was made for?"
+        "Whether the graph was made for this call."
         shapes = self._shapes(latents, text, temporal) if temporal else None
         return shapes is not None and self.takes(shapes)
 
@@ -66,7 +66,7 @@ class UNetGraph:
         self,
         inputs: tuple,  # tensors
     ) -> list[Tensor]:
-        "Everything that the graph returns."
+        "All outputs of the graph."
         given = {name: x.contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
         return [torch.from_numpy(out) for out in self.copy.session.run(None, given)]
 
@@ -82,7 +82,7 @@ class StepGraph(UNetGraph):
         return torch.cat([self._row(k, latents, timesteps, text, depth, temporal) for k in range(len(latents))])
 
     def _row(self, k: int, latents, timesteps, text, depth, temporal) -> Tensor:
-        "Row `k` alone: its result; the new keys and values go into the cache."
+        "The result of row `k`; its new keys and values go into the cache."
         own = [x[k : k + 1] for x in (latents, timesteps.expand(len(latents)), depth, *temporal[0][1:4])]
         caches = (half[k : k + 1] for view in temporal for half in view.kv)
         out, *fresh = self.run((*own[:2], text, *own[2:], *caches))
