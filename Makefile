@@ -29,7 +29,7 @@ help:
 	@echo "make film     make the moving picture of the README again, after the bundled model has changed"
 	@echo "make clean    remove what the commands above made, except .venv"
 
-# ---- environments: one stamp file each, so nothing is installed twice -------------------------------------------------
+# ---- environments: one stamp file each, so nothing is installed twice -----------------------------------------------
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -43,7 +43,7 @@ $(VENV)/.dev: settings.ini setup.py $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) --quiet -e ".[dev]"
 	@touch $@ $(VENV)/.run
 
-# ---- use --------------------------------------------------------------------------------------------------------------
+# ---- use ------------------------------------------------------------------------------------------------------------
 demo: $(VENV)/.run
 	@mkdir -p out
 	@for style in $(STYLES); do \
@@ -56,7 +56,7 @@ demo: $(VENV)/.run
 live: $(VENV)/.run
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
-# ---- checks: all of them run, pytest last, and any failure fails the whole -----------------------------------------------
+# ---- checks: all of them run, pytest last, and any failure fails the whole ------------------------------------------
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --keep-going check-export check-notebooks check-pytest
 
@@ -72,7 +72,7 @@ check-pytest: $(VENV)/.dev
 	@echo "== pytest"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -rs --durations=15 -n 3 --dist loadfile --no-loadscope-reorder
 
-# ---- for developers -----------------------------------------------------------------------------------------------------
+# ---- for developers -------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev
 	$(BIN)/nbdev_export
 	$(BIN)/python nbs/_figures.py
@@ -115,7 +115,8 @@ weights-folder: gpu-folder $(VENV)/.dev
 	  '--minutes 8 --out "$${OUT:-out/chain}"'
 
 weights: $(VENV)/.dev
-	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights --assets live2diff_nb/assets/tiny $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights --assets live2diff_nb/assets/tiny \
+	  $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:
 	rm -rf _docs _proc nbs/api build dist out *.egg-info .pytest_cache

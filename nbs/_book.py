@@ -142,13 +142,12 @@ def around(page: Page) -> tuple[Page | None, Page | None]:
 
 def road_table() -> str:
     "The chapters as a Markdown table: title, question, minutes."
-    rows = [f"| [{page.title}]({page.href}) | {page.description} | {5 * max(1, round(page.minutes / 5))} min |"
+    rows = [f"| [{page.title}]({page.href}) | {page.description} | {5 * max(1, round(page.minutes / 5))} |"
             for page in road()]
     hours = round(sum(page.minutes for page in road()) / 60)
     return "\n".join([f"{len(rows)} numbered chapters, about {hours} hours to read ({WORDS_A_MINUTE} words a minute, "
-                      f"{SECONDS_A_LINE} seconds a line of code), exercises not counted. Every other page is a side",
-                      "room, reached from the chapter that needs it.", "",
-                      "| chapter | what it is about | to read |", "|---|---|---|", *rows])
+                      f"{SECONDS_A_LINE} seconds a line of code), exercises not counted.", "",
+                      "| chapter | what it is about | minutes to read |", "|---|---|---|", *rows])
 
 
 def write_road():

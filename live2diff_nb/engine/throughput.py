@@ -35,12 +35,12 @@ class StreamBatch:
 
     def _call(self, engines: list) -> list:
         calls = [engine.call() for engine in engines]                  # latents, rows, depth features, views, frames
-        asked = [engine._asked(*call) for engine, call in zip(engines, calls)]
+        asked = [engine.network.asked(*call) for engine, call in zip(engines, calls)]
         latents, levels, texts, depth, views = zip(*asked)
         sizes, views = [len(x) for x in latents], [StreamsView(views) for views in zip(*views)]
         text = self._text([*zip(texts, sizes)])
         out = engines[0].runner(torch.cat(latents), torch.cat(levels), text, torch.cat(depth), views).split(sizes)
-        return [engine._move(engine._clean(x, part, rows, frames))
+        return [engine.move(engine.network.clean(x, part, rows, frames))
                 for engine, part, (x, rows, *_, frames) in zip(engines, out, calls)]
 
     def _text(self, given: list) -> Tensor:

@@ -6,9 +6,6 @@
 __all__ = ['ORDERS', 'prepare_frame', 'SimilarFilter', 'check_size', 'part_of', 'Models']
 
 # %% ../../nbs/pipeline/frames.ipynb #0e9ce0d9
-import threading
-from collections import Counter
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,14 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..depth.estimator import RunningRange
-from ..engine.capture import Lane, PartTimes, to_host
 from ..engine.kvcache import check_window
+from ..engine.network import short_for
 from ..engine.several import check_frames
-from .health import depth_picture
+from .latents import Machine, Pictures
 from .prompts import encode_prompts, fit_prompt, style_parts
 from ..video.shown import frame_array, over, resize_frame
-from ..weights.captured import usual_runner
 from ..weights.late import whole
 from ..weights.lora import LoraStack
 from ..weights.runners import Runner
@@ -99,6 +94,8 @@ class Models:
 
     unet, vae, depth = part_of("unet"), part_of("vae"), part_of("depth")
     text_encoder, tokenizer, scheduler = part_of("text_encoder"), part_of("tokenizer"), part_of("scheduler")
+    runner, device, dtype, overlap = (short_for("machine", n) for n in ("runner", "device", "dtype", "overlap"))
+    lane, lock, times, timings = (short_for("machine", n) for n in ("lane", "lock", "times", "timings"))
 
     def __init__(
         self,
@@ -125,47 +122,26 @@ class Models:
         check_size(height, width, factor)
         check_window(window, warmup)
         check_frames(frames_per_step, window - warmup)
-        self.frames_per_step = frames_per_step
         self.parts = SimpleNamespace(unet=unet, vae=vae, depth=depth, text_encoder=text_encoder, tokenizer=tokenizer,
                                      scheduler=scheduler)                      # as given: perhaps not built yet
-        self.clip_skip, self.order = clip_skip, order
+        self.machine = Machine(self.parts, runner, overlap)
+        self.pictures, self.timed = Pictures(self.parts, self.machine), self.machine.timed
+        self.to_pictures, self.encode = self.pictures.to_pictures, self.pictures.encode
+        self.begin_decode, self.decode = self.pictures.begin_decode, self.pictures.decode
+        self.to_frames, self.frames_per_step = self.pictures.to_frames, frames_per_step
+        self.clip_skip, self.order, self.styles = clip_skip, order, styles or {}
         self.height, self.width, self.window, self.warmup = height, width, window, warmup
-        self.max_timestep, self.factor, self.runner, self.styles = max_timestep, factor, runner, styles or {}
+        self.max_timestep, self.factor = max_timestep, factor
         self.loras = LoraStack({"unet": unet, "text_encoder": text_encoder}, lora_rule)
-        self.device, self.dtype = unet.device, unet.dtype              # diffusers walks all modules to find these
-        self.overlap, self.lane = overlap, Lane(self.device if overlap else "cpu")      # the lane takes what comes in
-        self.times, self.lock = PartTimes(self.device), threading.RLock()      # of one stream at a time: `Session.turn`
-
-    @property
-    def timings(self) -> Counter:
-        "Seconds by part, of all that is over by now."
-        return self.times.read()
-
-    @property
-    def runner(self) -> Runner:
-        "What runs the networks."
-        return self._runner
-
-    @runner.setter
-    def runner(
-        self,
-        runner: Runner | None,  # None: torch
-    ):
-        if not isinstance(runner, Runner | None):
-            kind = type(runner).__name__
-            raise TypeError(f"a runner must be a weights.runners.Runner, got {kind}: make a subclass of it")
-        self._runner = usual_runner(self.parts.unet) if runner is None else runner
 
     @property
     def order(self) -> str:
-        "How the denoising steps follow each other: the one that was chosen, or the runner's."
+        """How the denoising steps follow each other: "pipelined", T frames a call, or "sequential", one frame, row
+        after row. The one that was chosen, or the runner's."""
         return self._order or self.runner.usual_order(self.height, self.width)
 
     @order.setter
-    def order(
-        self,
-        order: str | None,  # "pipelined": T frames a call, side by side; "sequential": one frame, row after row; None
-    ):
+    def order(self, order: str | None):
         if order not in (None, *ORDERS): raise ValueError(f"order must be {', '.join(ORDERS)} or None, got {order!r}")
         self._order = order
 
@@ -180,72 +156,6 @@ class Models:
     ):
         "Put exactly these LoRAs into the weights."
         self.loras.apply(wanted)
-
-    @contextmanager
-    def timed(
-        self,
-        part: str,  # under which the seconds are kept
-    ):
-        "Add the time spent inside to `timings[part]`, seconds; the weights' own dtype holds, whatever autocast says."
-        with torch.autocast(self.device.type, enabled=False), self.times.part(part): yield
-
-    def to_pictures(
-        self,
-        frames: list[np.ndarray],  # (h, w, 3) uint8 each
-    ) -> Tensor:                   # (n, 3, h, w) in [-1, 1], channels last in memory
-        "Frames as the VAE takes them."
-        stack = torch.from_numpy(np.stack(frames))
-        if self.device.type == "cuda": stack = stack.pin_memory()              # so that the copy is not waited for
-        with self.lane.work():
-            pictures = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            pictures = pictures.to(self.dtype).div_(127.5).sub_(1)
-        return self.lane.hand_over(pictures)[0]
-
-    def decode(
-        self,
-        latents: Tensor,                 # (n, 4, h, w)
-    ) -> tuple[list[np.ndarray], bool]:  # (h*f, w*f, 3) uint8, each an array of its own; were all numbers finite?
-        "Latents decoded; what is not a number is black."
-        return self.begin_decode(latents)()
-
-    def begin_decode(
-        self,
-        latents: Tensor,  # (n, 4, h, w)
-    ):                    # a function without arguments: what `decode` returns
-        "Ask for pictures, and fetch them later: a GPU is waited for then, once."
-        with self.timed("vae"):
-            pictures = self.runner.decode(self.parts.vae, latents).float()
-            pictures = pictures.mul_(127.5).add_(128)                          # adds a half, cuts: rounds
-            finite = pictures.sum().isfinite().to(torch.uint8)[None]
-            pictures = pictures.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-            arrived = to_host(torch.cat([pictures.flatten(), finite]))         # one copy
-        def fetch():
-            flat = arrived()
-            return [frame.copy() for frame in flat[:-1].reshape(pictures.shape)], bool(flat[-1])
-        return fetch
-
-    def to_frames(
-        self,
-        latents: Tensor,       # (n, 4, h, w)
-    ) -> list[np.ndarray]:     # (h*f, w*f, 3) uint8, each an array of its own
-        "Latents decoded."
-        return self.decode(latents)[0]
-
-    def encode(
-        self,
-        pictures: Tensor,          # (n, 3, h, w) in [-1, 1], from `to_pictures`
-        scale: RunningRange,       # the stream's depth range
-    ) -> tuple[Tensor, Tensor]:    # both (n, 4, h/f, w/f)
-        "Latents of pictures, and of their depth."
-        run, vae = self.runner, self.parts.vae
-        beside = run.submit(run.encode, vae, pictures)
-        with self.lane.work(pictures):
-            with self.timed("depth"):
-                depth = depth_picture(scale, run.estimate(self.parts.depth, pictures / 2 + 0.5)).to(pictures)
-            with self.timed("vae"):
-                if beside: pair = beside.result(), run.encode(vae, depth)
-                else: pair = run.encode(vae, torch.cat([pictures, depth])).chunk(2)
-        return self.lane.hand_over(*pair)
 
     def embed(
         self,
