@@ -101,7 +101,7 @@ def ablation(
     styles=None, # names; None: all
     size: int = 256, # working size, pixels
 ) -> dict: # setting -> depth MSE and warp error, means over clips and styles
-    "The settings of Table 2."
+    "The settings of Table 2, run and judged."
     chosen = {"A": without_warmup, "B": no_depth or weights, "C": no_depth or weights, "D": weights}
     cases, told = make_cases(clips, frames, size), {}
     for name, source in chosen.items():

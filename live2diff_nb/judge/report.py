@@ -70,7 +70,7 @@ def figure_table(
     rows: dict, # method -> figures
     names=None, # of the figures; None: all that are there
 ) -> str: # Markdown
-    "Methods by rank, then marked ones, then rows that are not methods."
+    "Methods by rank, then marked ones, then rows that are not methods: Table 1 for our clips."
     names = [name for name in names or FIGURES if any(row.get(name) is not None for row in rows.values())]
     place = {name: k for k, name in enumerate(ranked(rows), 1)}
     order = sorted(rows, key=lambda name: (rows[name]["kind"] != "method", place.get(name, 99)))

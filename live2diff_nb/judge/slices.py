@@ -35,7 +35,7 @@ def slice_picture(
     row: int | None = None, # of the picture; None: its middle
     stretch: int = 2, # lines of the picture a frame
 ) -> np.ndarray: # (height, width, 3) uint8
-    "The slices side by side, name and flicker under each."
+    "The slices side by side, as in Fig. 3, name and flicker under each."
     parts = []
     for name, frames in clips.items():
         line = np.repeat(line_over_time(frames, row), stretch, 0)

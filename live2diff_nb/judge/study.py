@@ -62,7 +62,7 @@ def make_study(
     ours: str = "ours", # as `study_clips`
     seed: int = 0,      # of the order
 ) -> Path:              # FOLDER/study.html
-    "Write the page."
+    "Write the page that participants answer (Fig. 7)."
     folder = Path(folder)
     trials = make_trials(folder, ours, seed)
     digest = hashlib.sha256(json.dumps(trials).encode())

@@ -170,7 +170,7 @@ def without_cache(
     frames, # a clip longer than the window
     style: str | None = None, # one of `pipe.styles`
 ) -> dict: # differences relative to the largest value; seconds per frame; their ratio
-    "Is the output the same without the cache, and what does it cost?"
+    "Is the output the same without the cache, and what does it cost? (Table 3)"
     style = style or next(iter(pipe.styles))
     engine, (latents, depth), text = fresh_engine(pipe, style), latents_of(pipe, frames), pipe.embed("", style)
     cached, seconds = stream_latents(engine, latents, depth, text)

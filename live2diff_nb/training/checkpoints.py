@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_state', 'before', 'load_state', 'shared_out', 'whole', 'share_of', 'optimizer_state', 'restore_optimizer',
-           'network_of', 'read_weights', 'wait_for_all', 'shared_place']
+           'network_of', 'read_weights', 'agreed', 'wait_for_all', 'shared_place']
 
 # %% ../../nbs/training/checkpoints.ipynb #f1000004
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from accelerate import Accelerator
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -124,6 +125,15 @@ def read_weights(
                        if not any(word in name for word in new))
 
 # %% ../../nbs/training/checkpoints.ipynb #ac000005
+def agreed(
+    accelerator: Accelerator,  # of the run
+    due: bool,                 # what this process thinks
+) -> bool:                     # what the first process thinks
+    "One answer for all processes."
+    mine = torch.tensor(float(due and accelerator.is_main_process), device=accelerator.device)
+    return bool(accelerator.reduce(mine).item())
+
+
 def wait_for_all():
     "Block until every process of the run has called this."
     if distributed.is_available() and distributed.is_initialized(): distributed.barrier()

@@ -40,6 +40,28 @@ class UNetGraph:
             self.names, self.shapes = list(inputs), [inputs[name] for name in fixed]
         return [tuple(shape) for shape in shapes] == self.shapes
 
+    def fits(
+        self,
+        latents: Tensor,  # (n, c, h, w); all three as in `Runner`
+        text: Tensor,     # (1, tokens, dim)
+        temporal: list,   # a view for each temporal layer
+    ) -> bool:
+        "Whether the graph was made for this call."
+        shapes = self._shapes(latents, text, temporal) if temporal else None
+        return shapes is not None and self.takes(shapes)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        latents: Tensor,    # (n, c, h, w) noisy: rows of a step, or frames of a warmup; all five as in `Runner`
+        timesteps: Tensor,  # (n,) or (1,)
+        text: Tensor,       # (1, tokens, dim)
+        depth: Tensor,      # (n, c0, h, w) features
+        temporal: list,     # a view for each temporal layer
+    ) -> Tensor:            # (n, c, h, w)
+        "The UNet's output; keys and values go where the views say."
+        return self._call(latents, timesteps, text, depth, temporal)
+
     def run(
         self,
         inputs: tuple,  # tensors
@@ -52,18 +74,13 @@ class UNetGraph:
 class StepGraph(UNetGraph):
     "A streaming step in onnxruntime, row after row."
 
-    def fits(
-        self,
-        latents: Tensor,  # (rows, c, h, w); all three as in `Runner`
-        text: Tensor,     # (1, tokens, dim)
-        temporal: list,   # a view for each temporal layer
-    ) -> bool:
-        "Whether the graph was made for this step."
-        if not temporal or not isinstance(temporal[0], RingView): return False
-        halves = (half[:1].shape for view in temporal for half in view.kv)
-        return self.takes([latents[:1].shape, text.shape, *halves])
+    def _shapes(self, latents, text, temporal) -> list | None:
+        if not isinstance(temporal[0], RingView): return None
+        return [latents[:1].shape, text.shape, *(half[:1].shape for view in temporal for half in view.kv)]
 
-    @torch.inference_mode()
+    def _call(self, latents, timesteps, text, depth, temporal) -> Tensor:
+        return torch.cat([self._row(k, latents, timesteps, text, depth, temporal) for k in range(len(latents))])
+
     def _row(self, k: int, latents, timesteps, text, depth, temporal) -> Tensor:
         "The result of row `k`; its new keys and values go into the cache."
         own = [x[k : k + 1] for x in (latents, timesteps.expand(len(latents)), depth, *temporal[0][1:4])]
@@ -72,42 +89,16 @@ class StepGraph(UNetGraph):
         for view, new in zip(temporal, fresh): view.kv[:, k, :, :, int(view.slot[k])] = new[:, 0]
         return out
 
-    def __call__(
-        self,
-        latents: Tensor,    # (rows, c, h, w) noisy; all five as in `Runner`
-        timesteps: Tensor,  # (rows,) or (1,)
-        text: Tensor,       # (1, tokens, dim)
-        depth: Tensor,      # (rows, c0, h, w) features
-        temporal: list,     # a view for each temporal layer
-    ) -> Tensor:            # (rows, c, h, w)
-        "One step, one row a call."
-        return torch.cat([self._row(k, latents, timesteps, text, depth, temporal) for k in range(len(latents))])
-
 
 class WarmupGraph(UNetGraph):
     "A denoising step of all warmup frames in onnxruntime."
 
-    def fits(
-        self,
-        latents: Tensor,  # (frames, c, h, w); all three as in `Runner`
-        text: Tensor,     # (1, tokens, dim)
-        temporal: list,   # a view for each temporal layer
-    ) -> bool:
-        "Whether the graph was made for this warmup."
-        if not temporal or not isinstance(temporal[0], ChunkView): return False
-        if temporal[0].frames != len(latents) or temporal[0].mask is not None or temporal[0].store is None: return False
-        return self.takes([latents.shape, text.shape])
+    def _shapes(self, latents, text, temporal) -> list | None:
+        view = temporal[0]
+        if not isinstance(view, ChunkView) or view.frames != len(latents) or view.mask is not None: return None
+        return None if view.store is None else [latents.shape, text.shape]
 
-    @torch.inference_mode()
-    def __call__(
-        self,
-        latents: Tensor,    # (frames, c, h, w) noisy; all five as in `Runner`
-        timesteps: Tensor,  # (1,)
-        text: Tensor,       # (1, tokens, dim)
-        depth: Tensor,      # (frames, c0, h, w) features
-        temporal: list,     # a view for each temporal layer
-    ) -> Tensor:            # (frames, c, h, w)
-        "One step; keys and values go into the views' stores."
+    def _call(self, latents, timesteps, text, depth, temporal) -> Tensor:
         out, *kept = self.run((latents, timesteps, text, depth))
         for view, new in zip(temporal, kept): view.store[:, :, :, : view.frames] = new
         return out
