@@ -244,7 +244,7 @@ def run_cases(
         print(f"{case.name}: {shown(result)}", flush=True)
         told["minutes"] = round((time.monotonic() - began) / 60, 1)
         (folder / "results.json").write_text(json.dumps({"about": told, "results": results}, indent=1))
-        (folder / "results.md").write_text(report(results, told))
+        (folder / "results.md").write_text(report(results, told, device == "cuda"))
     print(f"The tables are in {folder / 'results.md'}", flush=True)
     return int(any("error" in result or result.get("passed") is False for result in results.values()))
 
