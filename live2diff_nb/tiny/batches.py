@@ -23,7 +23,7 @@ from ..training.loop import share
 # %% ../../nbs/tiny/batches.ipynb #c55279c0
 FREE = {"starry night": 0.85, "watercolour": 0.5, "etching": 0.85, "cartoon": 0.2, "coloured pencil": 0.7,
         "poster": 0.35, "pastel": 0.6, "woodcut": 0.8, "photo": 0.3}
-LOSSES = dict(latent=1.0, colours=1.0, pixels=0.7, texture=1.5, crisp=0.6, features=1.0, verdict=0.15, critic=1.0,
+LOSSES = dict(latent=1.0, colours=1.0, pixels=0.7, texture=1.5, crisp=0.6, features=0.3, verdict=0.15, critic=1.0,
               depth=0.3, steady=1.0, grain=0.3, kept=0.5)
 
 
@@ -49,6 +49,7 @@ class DenoiserConfig:
     old: float = 0.3             # share of the clips whose warmup frames are old
     objects: float = 0.6         # share of the clips in which something moves by itself
     speed: float = 4.0           # fastest pan, pixels a frame
+    decoder: bool = True         # train the decoder too, once the clips begin
     photos: float = 0.08         # share of the clips that are asked for as they are
     full: int = 160              # entry timestep from which on the painting is asked for, and no mixture with the photo
     losses: dict = field(default_factory=lambda: dict(LOSSES))   # name -> weight

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.teachers import STYLES
-from ..engine.lcm import add_noise, pick_timesteps, row_scalings
+from ..engine.lcm import add_noise, pick_timesteps, predict_x0, row_scalings
 from ..engine.masks import temporal_mask
 from ..engine.unet import chunk_views
 from .autoencoder import kept_loss
@@ -77,8 +77,16 @@ class DenoiserLoss:
     ) -> Tensor:      # a number
         "The loss of one share of one step's batch."
         batch = self.ahead(step, mine)
+        self.painter.vae.decoder.requires_grad_(self.shapes_pictures(step))
         if batch.photo.shape[1] not in self.lengths: self.measure(step, batch.photo.shape[1])
         return self.models["table"](self.values(step, batch))
+
+    def shapes_pictures(
+        self,
+        step: int,  # of the run
+    ) -> bool:
+        "Is the decoder trained? Not while the latents are poor: it would learn to mend them."
+        return self.config.decoder and step >= self.config.first * self.config.steps
 
     @torch.no_grad()
     def measure(
@@ -108,8 +116,9 @@ class DenoiserLoss:
         with torch.autocast(latents.device.type, enabled=False):
             goal = batch.goal.flatten(0, 1)[::6]
             if set(self.config.losses) == {"latent"}: return dict(latent=latent)
-            kept = kept_loss(self.painter.vae, target[::6].float(), goal, 0.5)
-            return dict(latent=latent, kept=kept, **self.pictures(batch, latents.float()))
+            values = dict(latent=latent, **self.pictures(batch, latents.float()))
+            if self.shapes_pictures(step): values["kept"] = kept_loss(self.painter.vae, target[::6].float(), goal, 0.5)
+            return values
 
     def denoise(
         self,
@@ -129,7 +138,8 @@ class DenoiserLoss:
         x, total = add_noise(scalings, 0, source, clip_noise(source, fresh)), 0
         for k, t in enumerate(timesteps):
             level = torch.full((len(x),), t, device=x.device)
-            out = unet(x, level, text, features, chunk_views(unet, frames, mask))
+            made = unet(x, level, text, features, chunk_views(unet, frames, mask))
+            out = predict_x0(made, x, scalings.rows(k), painter.scheduler.config.prediction_type)
             last = k + 1 == len(timesteps)
             total = total + (1 if last else 0.5) * coarse_loss(out.float(), target.float(), fine)
             x = x if last else add_noise(scalings, k + 1, out.detach(), clip_noise(out, fresh))

@@ -40,7 +40,7 @@ class LoraConfig:
         "The denoiser's settings with this one's sizes."
         weights = {name: weight for name, weight in LOSSES.items() if name not in ("critic", "features", "verdict")}
         same = dict(steps=self.steps, clips=self.clips, frames=self.frames, size=self.size, lr=self.lr, seed=self.seed)
-        return DenoiserConfig(**same, warmup=2, first=0.0, photos=0.0, old=0.0, losses=weights)
+        return DenoiserConfig(**same, warmup=2, first=0.0, decoder=False, photos=0.0, old=0.0, losses=weights)
 
 
 def train_lora(
