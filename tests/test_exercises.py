@@ -75,7 +75,7 @@ def test_the_page_shows_what_the_cells_print(chapter):
 def page(browser):  # noqa: F811
     page = browser.new_page()
     module(page, "quiz.js", "QUESTIONS, grade, valueOf")
-    page.wait_for_function("window.grade")                   # a module may run after its tag is there
+    page.wait_for_function("typeof window.grade === 'function'")   # a module may run after its tag is there
     yield page
     page.close()
 

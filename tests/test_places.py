@@ -92,7 +92,7 @@ def test_another_run_in_the_same_folder_says_so(tmp_path, capsys):
     code, told = train()
     assert code == 0 and "finished before, at step 1" in told.out and "saved" in told.out
     code, told = train("lr=5e-3", "--resume")
-    assert code == 2 and "is finished: ask for more steps to go on with other settings" in told.err
+    assert code == 2 and "is finished: ask for more steps to continue with other settings" in told.err
     code, told = train("steps=2,0", "lr=5e-3", "--resume")
     assert code == 0 and "resumes at step 1 of 2" in told.out
     assert (tmp_path / "run/motion.safetensors").read_bytes() != first
