@@ -74,7 +74,8 @@ def resnet(
 ) -> ResnetBlock2D:
     "A residual block that takes the time embedding."
     return ResnetBlock2D(in_channels=inputs, out_channels=channels, temb_channels=4 * cfg.block_out_channels[0],
-                         groups=cfg.norm_num_groups, eps=cfg.norm_eps)
+                         groups=cfg.norm_num_groups, eps=cfg.norm_eps,
+                         time_embedding_norm=cfg.resnet_time_scale_shift)
 
 
 def spatial(

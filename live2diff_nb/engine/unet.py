@@ -47,6 +47,8 @@ class StreamUNet(ModelMixin, ConfigMixin):
         motion_norm_groups: int = 32,                          # group norm of the motion modules
         motion_levels: tuple | None = None,                    # bool a level; None: all have motion modules
         depth_channels: tuple = (16, 32, 96, 256),             # widths of the depth adapter
+        resnet_time_scale_shift: str = "default",              # how the time embedding enters a residual block
+        addition_embed_type: str | None = None,                # "text": the prompt joins the time embedding too
     ):
         super().__init__()
         cfg, widths = self.config, list(block_out_channels)
@@ -59,6 +61,8 @@ class StreamUNet(ModelMixin, ConfigMixin):
         self.flow_conv_in = DepthAdapter(in_channels, widths[0], tuple(depth_channels))
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)
         self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0])
+        reads = addition_embed_type == "text"
+        self.text_embedding = nn.Linear(cross_attention_dim, 4 * widths[0]) if reads else None
         before, deepest, layers = [widths[0], *widths], len(widths) - 1, layers_per_block
         self.down_blocks = nn.ModuleList(
             DownLevel([before[i]] + [c] * (layers - 1), c, cfg, attention[i], motion[i], halve=i < deepest)
@@ -81,7 +85,10 @@ class StreamUNet(ModelMixin, ConfigMixin):
         n, views = len(latents), iter(temporal)
         emb = self.time_embedding(self.time_proj(timesteps.expand(n)).to(latents.dtype))
         text = self.read_text(text) if text.ndim == 3 else text
-        words = iter(text.split([layer.inner_dim for layer in self.text_layers], -1))
+        widths = [layer.inner_dim for layer in self.text_layers] + [self.text_width] * bool(self.text_width)
+        words = list(text.split(widths, -1))
+        if self.text_width: emb = emb + words.pop()[:, 0].mean(1).repeat_interleave(n // len(text), 0)
+        words = iter(words)
         x = self.conv_in(latents) + depth
         skips = [x]
         for block in self.down_blocks:
@@ -95,9 +102,16 @@ class StreamUNet(ModelMixin, ConfigMixin):
     def read_text(
         self,
         text: Tensor,  # (b, tokens, cross_attention_dim) prompt embeddings
-    ) -> Tensor:       # (b, 2, tokens, c), c the sum of the cross-attentions' widths
+    ) -> Tensor:       # (b, 2, tokens, c), c the sum of the cross-attentions' widths and of `text_width`
         "Every key and value of a prompt: once a prompt, and again when weights have changed."
-        return read_prompt(self.text_layers, text)
+        read = read_prompt(self.text_layers, text)
+        if not self.text_width: return read
+        return torch.cat([read, self.text_embedding(text)[:, None].expand(-1, 2, -1, -1)], -1)
+
+    @property
+    def text_width(self) -> int:
+        "Width of the prompt's own part of the time embedding; 0: it has none."
+        return self.text_embedding.out_features if self.text_embedding else 0
 
     def encode_depth(
         self,

@@ -23,23 +23,23 @@ from ..training.loop import share
 # %% ../../nbs/tiny/batches.ipynb #c55279c0
 FREE = {"starry night": 0.85, "watercolour": 0.5, "etching": 0.85, "cartoon": 0.2, "coloured pencil": 0.7,
         "poster": 0.35, "pastel": 0.6, "woodcut": 0.8, "photo": 0.3}
-LOSSES = dict(latent=1.0, colours=1.0, pixels=0.7, texture=1.5, crisp=0.6, features=0.3, verdict=0.15, critic=1.0,
-              depth=0.3, steady=1.0, grain=0.3, kept=0.5)
+LOSSES = dict(latent=0.3, pixels=1.0, edges=0.3, colours=1.0, texture=1.0, crisp=0.4, features=0.5, verdict=0.15,
+              critic=1.0, depth=0.3, steady=1.0, grain=0.3, kept=0.5)
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
     "Everything that the denoiser's training depends on, but for data and frozen networks."
-    steps: int = 6000            # optimiser steps
-    first: float = 0.35          # share of them, at the beginning, on single frames
+    steps: int = 8000            # optimiser steps
+    first: float = 0.65          # share of them, at the beginning, on single frames
     alone: float = 0.15          # share of the rest on single frames, so that the spatial layers stay able to paint
-    singles: int = 16            # single frames a step
+    singles: int = 8             # single frames a step
     clips: int = 2               # clips a step
     frames: int = 16             # frames of a clip, L
     warmup: int = 8              # warmup frames of the mask, L_w
     mode: str = "live2diff"      # of the mask, see `temporal_mask`; "alone": every frame sees itself only
     size: int = 128              # pixels
-    lr: float = 8e-4             # peak learning rate
+    lr: float = 1e-3             # peak learning rate
     seed: int = 0                # of everything random
     strength: float = 0.5        # usual strength
     usual: float = 0.6           # share of the steps that use it

@@ -22,7 +22,8 @@ from .autoencoder import kept_loss
 from .batches import Ahead, Batch, Batches, DenoiserConfig
 from .critic import Critic, critic_losses
 from .painter import MAX_TIMESTEP, Painter
-from .texture import LossTable, StyleLoss, coarse_loss, crisp_loss, grain, inner, steadiness_loss
+from .texture import (LossTable, StyleLoss, coarse_loss, crisp_loss, edge_loss, grain, inner,
+                                       steadiness_loss)
 from ..training.loop import Run
 
 # %% ../../nbs/tiny/denoiser.ipynb #9e9c899e
@@ -58,7 +59,7 @@ class DenoiserLoss:
     ):
         self.painter, self.make, self.config = painter, make, config
         self.ahead = Ahead(make, config.steps, workers=max(2, cpu_count() // 2))
-        self.names, self.style, self.lengths = list(config.free), StyleLoss(), set()
+        self.names, self.style, self.measured = list(config.free), StyleLoss(), set()
         torch.manual_seed(config.seed)
         own = dict(critic=Critic(len(self.names)), table=LossTable(config.losses))
         self.models = nn.ModuleDict(dict(painter.models, **own))
@@ -77,25 +78,25 @@ class DenoiserLoss:
     ) -> Tensor:      # a number
         "The loss of one share of one step's batch."
         batch = self.ahead(step, mine)
-        self.painter.vae.decoder.requires_grad_(self.shapes_pictures(step))
-        if batch.photo.shape[1] not in self.lengths: self.measure(step, batch.photo.shape[1])
+        self.painter.vae.decoder.requires_grad_(self.config.decoder and self.later(step))
+        if (self.later(step), batch.photo.shape[1]) not in self.measured: self.measure(step, batch.photo.shape[1])
         return self.models["table"](self.values(step, batch))
 
-    def shapes_pictures(
+    def later(
         self,
         step: int,  # of the run
     ) -> bool:
-        "Is the decoder trained? Not while the latents are poor: it would learn to mend them."
-        return self.config.decoder and step >= self.config.first * self.config.steps
+        "Has the second part begun, with clips, the losses on strokes, and a decoder that learns too?"
+        return step >= self.config.first * self.config.steps
 
     @torch.no_grad()
     def measure(
         self,
-        step: int,    # at which clips of this length come for the first time
+        step: int,    # at which clips of this length come for the first time in this part
         length: int,  # frames of a clip
     ):
         "The losses' values at the start, on whole batches: the same however a batch is split."
-        self.lengths.add(length)
+        self.measured.add((self.later(step), length))
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             whole = [(k, self.make(k, slice(None))) for k in range(step, min(step + 4, self.config.steps))]
@@ -116,8 +117,9 @@ class DenoiserLoss:
         with torch.autocast(latents.device.type, enabled=False):
             goal = batch.goal.flatten(0, 1)[::6]
             if set(self.config.losses) == {"latent"}: return dict(latent=latent)
+            if not self.later(step): return dict(latent=latent, **self.strict(batch, latents.float()))
             values = dict(latent=latent, **self.pictures(batch, latents.float()))
-            if self.shapes_pictures(step): values["kept"] = kept_loss(self.painter.vae, target[::6].float(), goal, 0.5)
+            if self.config.decoder: values["kept"] = kept_loss(self.painter.vae, target[::6].float(), goal, 0.5)
             return values
 
     def denoise(
@@ -152,6 +154,15 @@ class DenoiserLoss:
         "Which frame sees which."
         if frames == 1 or self.config.mode == "alone": return torch.eye(frames, dtype=torch.bool)
         return temporal_mask(frames, self.config.warmup, self.config.mode)
+
+    def strict(
+        self,
+        batch: Batch,     # with its goal
+        latents: Tensor,  # (clips * frames, c, h, w)
+    ) -> dict:            # name -> a number
+        "The losses of the first part: the teacher's picture, pixel by pixel."
+        picture, goal = self.painter.vae.decode(latents).float(), batch.goal.flatten(0, 1)
+        return dict(pixels=F.l1_loss(picture, goal), edges=edge_loss(picture, goal))
 
     def pictures(
         self,

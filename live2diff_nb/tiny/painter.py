@@ -23,9 +23,10 @@ from ..training.checkpoints import shared_place, wait_for_all
 # %% ../../nbs/tiny/painter.ipynb #e5a145b4
 TINY_UNET = dict(in_channels=16, out_channels=16, block_out_channels=(32, 48, 96), layers_per_block=1,
                  down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=64,
-                 attention_head_dim=4, norm_num_groups=8, motion_heads=2, motion_norm_groups=8, depth_channels=(16, 32))
+                 attention_head_dim=4, norm_num_groups=8, motion_heads=2, motion_norm_groups=8, depth_channels=(16, 32),
+                 resnet_time_scale_shift="scale_shift", addition_embed_type="text")
 MAX_TIMESTEP = 400          # the noisiest entry the embedded model is trained for
-PREDICTION = "v_prediction" # an untrained UNet then gives its input back, not nothing: learning begins there
+PREDICTION = "sample"       # the UNet predicts x0: with v or noise, a network this small leaves noise in the picture
 
 
 class Painter:

@@ -55,11 +55,11 @@ class StyleLoss(nn.Module):
 def coarse_loss(
     a: Tensor,                   # (n, c, h, w)
     b: Tensor,                   # the same
-    fine: Tensor | float = 1.0,  # (n,) how much what is smaller than four latents counts
+    fine: Tensor | float = 1.0,  # (n,) how much what is smaller than two latents counts
 ) -> Tensor:                     # a number
     "Strict on the whole, lenient on the strokes."
     d = a - b
-    wide = F.avg_pool2d(d, 4).square().mean()
+    wide = F.avg_pool2d(d, 2).square().mean()
     near = 0.5 * F.avg_pool2d(d, 2).abs().mean((1, 2, 3)) + 0.4 * d.abs().mean((1, 2, 3))
     return wide + (fine * near).mean()
 
