@@ -62,7 +62,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)
         self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0])
         reads = addition_embed_type == "text"
-        self.text_embedding = nn.Linear(cross_attention_dim, 4 * widths[0]) if reads else None
+        self.add_embedding = nn.Linear(cross_attention_dim, 4 * widths[0]) if reads else None
         before, deepest, layers = [widths[0], *widths], len(widths) - 1, layers_per_block
         self.down_blocks = nn.ModuleList(
             DownLevel([before[i]] + [c] * (layers - 1), c, cfg, attention[i], motion[i], halve=i < deepest)
@@ -106,12 +106,12 @@ class StreamUNet(ModelMixin, ConfigMixin):
         "Every key and value of a prompt: once a prompt, and again when weights have changed."
         read = read_prompt(self.text_layers, text)
         if not self.text_width: return read
-        return torch.cat([read, self.text_embedding(text)[:, None].expand(-1, 2, -1, -1)], -1)
+        return torch.cat([read, self.add_embedding(text)[:, None].expand(-1, 2, -1, -1)], -1)
 
     @property
     def text_width(self) -> int:
         "Width of the prompt's own part of the time embedding; 0: it has none."
-        return self.text_embedding.out_features if self.text_embedding else 0
+        return self.add_embedding.out_features if self.add_embedding else 0
 
     def encode_depth(
         self,

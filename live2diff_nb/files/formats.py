@@ -145,7 +145,8 @@ def told_noise(
 FIXED_NAMES = {
     "mid_block.resnets.0.": "middle_block.0.", "mid_block.attentions.0.": "middle_block.1.",
     "mid_block.resnets.1.": "middle_block.2.", "conv_in.": "input_blocks.0.0.", "conv_norm_out.": "out.0.",
-    "time_embedding.linear_1.": "time_embed.0.", "time_embedding.linear_2.": "time_embed.2.", "conv_out.": "out.2."}
+    "time_embedding.linear_1.": "time_embed.0.", "time_embedding.linear_2.": "time_embed.2.", "conv_out.": "out.2.",
+    "add_embedding.": "label_emb.0."}
 RESNET = {"norm1.": "in_layers.0.", "conv1.": "in_layers.2.", "norm2.": "out_layers.0.", "conv2.": "out_layers.3.",
           "time_emb_proj.": "emb_layers.1.", "conv_shortcut.": "skip_connection."}
 

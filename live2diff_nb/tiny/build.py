@@ -57,10 +57,10 @@ def fitted(
         stacks = open_crops(chain.folder / "crops")
         def vae(folder, steps): train_vae(stacks, folder, replace(chain.vae, steps=steps))
         def paint(folder, steps):
-            painter = Painter(folder, chain.vae.network(), TinyDepth().eval())
+            painter = Painter(folder, chain.vae.network(), TinyDepth().eval(), chain.unet)
             train_denoiser(painter, stacks, config=replace(chain.denoiser, steps=steps))
         def lora(folder, steps):
-            painter = Painter(folder, chain.vae.network(), TinyDepth().eval())
+            painter = Painter(folder, chain.vae.network(), TinyDepth().eval(), chain.unet)
             train_lora(painter, STYLES[0], folder / "x.safetensors", stacks, replace(chain.loras, steps=steps))
         each = dict(vae=seconds_a_step(vae), denoiser=seconds_a_step(paint), loras=len(STYLES) * seconds_a_step(lora))
         found = {name: max(20, int(seconds * SHARES[name] / value)) for name, value in each.items()}

@@ -32,11 +32,12 @@ from .autoencoder import AutoencoderConfig, train_vae
 from .batches import DenoiserConfig
 from .denoiser import train_denoiser
 from .loras import LoraConfig, train_lora
-from .painter import Painter
+from .painter import TINY_UNET, Painter
 from .record import add_line, commit, curve, machine, note, read_lines, sources, thinned, weights_of
 from .texture import edge_loss
 from .validation import validation_clip, validation_figures
 from ..training.depth import DEPTH_STAGES, depth_loss, scene_batch, seen_by_camera, train_depth
+from ..training.checkpoints import leads
 from ..training.loop import progress
 from ..weights.tiny import load_part
 from ..weights.vae import ResidualBlock, TinyVAE, decoder, encoder
@@ -50,6 +51,7 @@ class Chain:
     crops: int = 1760              # painted crops of 256 x 256
     vae: AutoencoderConfig = AutoencoderConfig()  # of the autoencoder
     depth: dict = field(default_factory=lambda: DEPTH_STAGES)    # of the depth estimator, as `train_depth` takes it
+    unet: dict = field(default_factory=lambda: TINY_UNET)        # of the `StreamUNet`
     denoiser: DenoiserConfig = DenoiserConfig()   # of the denoiser
     loras: LoraConfig = LoraConfig()              # of each LoRA
 
@@ -80,6 +82,7 @@ def watcher(
     def look(done, run):
         if done == first and config.mode != "alone": run.save("first", done)
         if done != config.steps and done % math.ceil(config.steps / times): return
+        if not leads(): return
         figures = validation_figures(painter, run.average, config, clip)
         print(f"{name}: after {done} steps, on a validation clip: {figures}", flush=True)
         add_line(chain.folder / "curves" / f"{name}_validation.jsonl", dict(step=done, **figures))
@@ -91,7 +94,7 @@ def share_start(
 ):
     "While frames are single the mask changes nothing: the control goes on from the denoiser's checkpoint there."
     here, there = chain.folder / "denoiser", chain.folder / "control"
-    if (there / "denoiser.pt").exists() or not (here / "first.pt").exists(): return
+    if not leads() or (there / "denoiser.pt").exists() or not (here / "first.pt").exists(): return
     there.mkdir(parents=True, exist_ok=True)
     same = read_record(here)["runs"]["denoiser"]
     write_record(there, dict(read_record(there), runs=dict(denoiser=dict(same, mode="alone"))))
@@ -149,7 +152,7 @@ def new_painter(
     "The denoiser before its first step."
     parts = (TinyVAE, "vae"), (TinyDepth, "depth")
     vae, depth = (load_part(kind, chain.made(name, name), "cpu", torch.float32) for kind, name in parts)
-    return Painter(folder, vae.to(memory_format=torch.channels_last), fold_norms(depth))
+    return Painter(folder, vae.to(memory_format=torch.channels_last), fold_norms(depth), chain.unet)
 
 
 def run_denoiser(
@@ -175,7 +178,7 @@ def run_loras(
     for style in STYLES:
         vae = load_part(TinyVAE, result / "vae", "cpu", torch.float32)
         depth = load_part(TinyDepth, chain.made("depth", "depth"), "cpu", torch.float32)
-        painter = Painter(chain.folder / "loras" / f"{style}-run", vae, depth)
+        painter = Painter(chain.folder / "loras" / f"{style}-run", vae, depth, chain.unet)
         for name, part in painter.models.items():
             if name != "decoder":
                 trained = load_part(type(part), result / name, "cpu", torch.float32)

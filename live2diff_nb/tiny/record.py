@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..files.places import fingerprint
+from ..training.checkpoints import leads
 from ..training.loop import progress
 
 # %% ../../nbs/tiny/record.ipynb #a177b9be
@@ -55,7 +56,8 @@ def add_line(
     path: Path,   # of a .jsonl file
     entry: dict,  # for its end
 ):
-    "A line more."
+    "A line more, from the first process of a run."
+    if not leads(): return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file: file.write(json.dumps(entry) + "\n")
 

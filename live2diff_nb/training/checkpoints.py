@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_state', 'before', 'load_state', 'shared_out', 'whole', 'share_of', 'optimizer_state', 'restore_optimizer',
-           'network_of', 'read_weights', 'agreed', 'wait_for_all', 'shared_place']
+           'network_of', 'read_weights', 'agreed', 'leads', 'wait_for_all', 'shared_place']
 
 # %% ../../nbs/training/checkpoints.ipynb #f1000004
 import os
@@ -134,6 +134,11 @@ def agreed(
     return bool(accelerator.reduce(mine).item())
 
 
+def leads() -> bool:
+    "Is this the first process of the run, the one that writes?"
+    return os.environ.get("RANK", "0") == "0"                 # set by accelerate and torchrun
+
+
 def wait_for_all():
     "Block until every process of the run has called this."
     if distributed.is_available() and distributed.is_initialized(): distributed.barrier()
@@ -145,7 +150,6 @@ def shared_place(
     name,       # of a file or folder in it, or its whole path
 ):              # gives the path to write to
     "`own_place` for all processes of a run: only what the first one writes is kept."
-    first = os.environ.get("RANK", "0") == "0"            # set by accelerate and torchrun
-    with own_place(folder, name) if first else TemporaryDirectory() as new:
-        yield new if first else Path(new) / Path(name).name
+    with own_place(folder, name) if leads() else TemporaryDirectory() as new:
+        yield new if leads() else Path(new) / Path(name).name
     wait_for_all()
