@@ -174,7 +174,7 @@ def measure_streams(
     width: int = 512,   # of the frames, pixels
     steps: int = 2,     # denoising steps, T
     streams: int = 1,   # in the batch
-    frames_per_step: int = 1,  # new frames a call, of each stream
+    frames_per_step: int = 1,  # new frames per call, of each stream
     full: bool = True,  # Stable Diffusion's size
 ) -> dict:              # frames per second in all, seconds per call, bytes
     "Measure a network call for several streams, all with full pipelines."

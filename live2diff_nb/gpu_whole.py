@@ -104,7 +104,7 @@ def measure_whole(
     frames: int = 200,         # timed, after a quarter as many that are not
     as_worker: bool = False,   # JPEG in, JPEG out, through the live worker; False: arrays, through `pipe.stream`
     prompt: str = "a photo",   # text
-) -> dict:                     # frames/s, latency, seconds a frame by part, waits a frame, bytes
+) -> dict:                     # frames/s, latency, seconds per frame by part, waits per frame, bytes
     "Measure from a frame to its picture."
     clip = moving_frames(32, pipe.height, pipe.width)
     feed = (by_worker if as_worker else by_stream)(pipe, clip, prompt)

@@ -187,7 +187,7 @@ def timesteps_by_strength(
         if max_timestep is None or t <= max_timestep
     ]
     if steps > len(grid):
-        raise ValueError(f"{steps} steps asked for but only {len(grid)} timesteps to pick from: use fewer steps or a "
+        raise ValueError(f"{steps} steps, but only {len(grid)} timesteps to pick from: use fewer steps or a "
                          f"larger max_timestep")
     left = max(steps, round(_strength(strength) * len(grid))) # timesteps from the entry down
     return [grid[len(grid) - left + k * left // steps] for k in range(steps)]

@@ -29,7 +29,7 @@ class Network:
 
     def __init__(
         self,
-        unet,                    # StreamUNet, or what stands for it until it is needed (weights.late)
+        unet,                    # StreamUNet, or a placeholder until it is needed (weights.late)
         runner,                  # called in the UNet's place (weights.runners); None: the UNet itself
         levels: RowLevels,       # noise levels of the denoising rows
         use_depth: bool = True,  # False: zeros in place of the depth adapter's output

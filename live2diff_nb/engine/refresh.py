@@ -86,7 +86,7 @@ class Refresher:
         self,
         cache: KVCache,   # of the stream, before the next call writes to it
         frames: list,     # (row, number) in that call, of the first frame where there are several
-        together: int = 1,    # frames a call in each row
+        together: int = 1,    # frames per call in each row
     ):
         "Called before a network call."
         for row, number in frames:

@@ -63,7 +63,7 @@ def side_by_side(
 
 # %% ../../nbs/engine/several.ipynb #sv000011
 class FramesView(NamedTuple):
-    "Attention of several new frames a row to the cached past and to those before them in the call."
+    "Attention of several new frames per row to the cached past and to earlier frames of the call."
     kv: Tensor        # (2, rows, locations, heads, L, head) keys and values before positions
     slot: Tensor      # (rows, f) where the new frames go; with the next two as from `FramesTable.rows`
     position: Tensor  # (rows, f, L + f) position of each slot and of each frame of the call
@@ -94,7 +94,7 @@ class FramesView(NamedTuple):
 # %% ../../nbs/engine/several.ipynb #sv000017
 class StreamsView(NamedTuple):
     "One temporal layer of several streams, concatenated in the batch."
-    views: tuple  # of `RingView` and `FramesView`, one a stream
+    views: tuple  # of `RingView` and `FramesView`, one per stream
 
     def __call__(
         self,

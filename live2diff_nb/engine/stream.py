@@ -104,7 +104,7 @@ class StreamDenoiser:
 
     def __init__(
         self,
-        unet,                       # StreamUNet, or what stands for it until it is needed (weights.late)
+        unet,                       # StreamUNet, or a placeholder until it is needed (weights.late)
         timesteps: list[int],       # one per denoising row, noisiest first, e.g. [399, 159]
         window: int = 16,           # frames a temporal layer sees, L
         warmup: int = 8,            # of which the first ones of the stream, L_w

@@ -46,7 +46,7 @@ class ChunkView(NamedTuple):
 
 
 class RingView(NamedTuple):
-    "Attention of one new frame a row to the cached past."
+    "Attention of one new frame per row to the cached past."
     kv: Tensor                # (2, rows, locations, heads, L, head) keys and values before positions
     slot: Tensor              # (rows,) where the new frame goes
     position: Tensor          # (rows, L + 1) position of each slot, and of the new frame

@@ -54,7 +54,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         motion = list(motion_levels or [True] * len(widths))
         if not len(widths) == len(attention) == len(motion):
             raise ValueError(f"{len(widths)} levels in block_out_channels, but {len(attention)} down_block_types "
-                             f"and {len(motion)} motion_levels: give one a level")
+                             f"and {len(motion)} motion_levels: give one per level")
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.flow_conv_in = DepthAdapter(in_channels, widths[0], tuple(depth_channels))
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)

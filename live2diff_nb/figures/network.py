@@ -76,7 +76,7 @@ def box(
 
 
 def card(
-    name: str,         # what stands over it
+    name: str,         # its title
     level: nn.Module,  # of the network
     net: StreamUNet,   # whose class has the page that the card leads to, where the level's has none
     place: tuple,      # x, y and width
@@ -113,8 +113,8 @@ def _arrow(start: tuple, end: tuple, dashed: bool = False) -> str:
 # %% ../../nbs/figures/network.ipynb #net00015
 def ends(
     unet: StreamUNet,  # the network
-    left: float,       # x of the way down
-    right: float,      # x of the way up
+    left: float,       # x of the encoder
+    right: float,      # x of the decoder
     root: str,         # as `page_of`
 ) -> str:
     "What enters and what leaves, as SVG: the first convolution, the depth adapter, the last convolution."

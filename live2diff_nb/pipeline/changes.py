@@ -41,7 +41,7 @@ class Texts:
 
     def __call__(
         self,
-        prompt: str,         # what to paint
+        prompt: str,         # text of the prompt
         style: str | None,   # one of the models' styles, or None
     ) -> Tensor:             # (1, tokens, dim)
         "The embedding."

@@ -159,7 +159,7 @@ class Models:
 
     def embed(
         self,
-        prompt: str,         # what to paint
+        prompt: str,         # text of the prompt
         style: str | None,   # one of `styles`
     ) -> Tensor:             # (1, tokens, dim)
         "Embedding of a prompt in a style."

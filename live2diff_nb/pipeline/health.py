@@ -59,6 +59,6 @@ def depth_picture(
     try: return depth_to_image(scale(found))
     except ValueError:
         if found.isfinite().all(): raise
-        warnings.warn("the depth of a frame is not finite: it is painted without; "
+        warnings.warn("the depth of a frame is not finite: it is denoised without; "
                       "if it stays so, give another depth model or dtype", stacklevel=3)
         return found.new_zeros(len(found), 3, *found.shape[1:])

@@ -94,7 +94,7 @@ class Pipeline:
     def __init__(
         self,
         models: Models,                    # the networks
-        settings: Settings | None = None,  # what to paint; None: in the first style of the models
+        settings: Settings | None = None,  # None: the first style of the models
     ):
         self.models, self.latencies = models, deque(maxlen=10_000)             # seconds a frame waited
         self.seed = 0                                                          # of the latest stream
@@ -218,9 +218,9 @@ class Live2Diff(Pipeline):
     def stream(
         self,
         frames: Iterable[np.ndarray],     # (H, W, 3) uint8 RGB each, or a film's name; see `frames_of`, `prepare_frame`
-        prompt: str | dict | None = None,  # what to paint, or {"0s": ..., "4s": ...}; None: as set, likewise below
+        prompt: str | dict | None = None,  # text, or {"0s": ..., "4s": ...}; None: as set, likewise below
         style: str | None = None,         # one of `styles`
-        steps: int | None = None,         # denoising steps a frame, T
+        steps: int | None = None,         # denoising steps per frame, T
         strength: float | None = None,    # 0 keeps the input, 1 gives most freedom
         seed: int | dict | None = 0,      # same seed, same frames; {"0s": 1, "4s": 2}; None: random, then in `seed`
         fixed_noise: bool | None = None,  # the older spelling of `noise`

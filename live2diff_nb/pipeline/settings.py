@@ -98,7 +98,7 @@ class Settings:
     models: Models                                          # what the settings are for
     version: int = field(default=0, init=False)             # counts the changes
     times_set: Counter = field(default_factory=Counter, init=False, repr=False)   # name -> how often it was set
-    prompt: str = ""                                        # what to paint
+    prompt: str = ""                                        # text of the prompt
     style: str | None = None                                # one of the models' styles
     strength: float = 0.5                                   # 0 keeps the input, 1 gives most freedom
     steps: int = 2                                          # denoising steps per frame, T
