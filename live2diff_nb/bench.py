@@ -41,7 +41,7 @@ def durations(
     call, # what to time, without arguments
     repeats: int, # timed runs, after one that is not
 ) -> list[float]: # seconds of each run
-    "Times of repeated calls."
+    "Time each of several calls."
     call()
     times = []
     for _ in range(repeats):
@@ -72,7 +72,7 @@ def measure_tiny(
     rate = (len(stamps) - 1 - skipped) / (stamps[-1] - stamps[skipped])
     pipe = Live2Diff.from_pretrained("tiny", graphs=False) # in torch, whose operations can be counted
     run = lambda n: list(pipe.stream(open_source("demo", limit=n), prompt="starry night"))
-    flops = (count_flops(lambda: run(28)) - count_flops(lambda: run(20))) / 8 # of eight frames; the warmup cancels out
+    flops = (count_flops(lambda: run(28)) - count_flops(lambda: run(20))) / 8 # per frame; the warmup cancels out
     peak = peak_rate()
     return {"rate": rate, "flops": flops, "peak": peak, "share": flops * rate / peak}
 

@@ -30,7 +30,7 @@ def randomised(
     model: nn.Module,  # freshly made
     seed: int = 0,     # of the numbers
 ) -> nn.Module:        # in eval mode, without gradients
-    "The model with every matrix random, none of them zero."
+    "Fill all weights with random numbers, none of them zero."
     torch.manual_seed(seed)
     for name, p in model.named_parameters():
         if p.ndim > 1: nn.init.normal_(p, std=0.5 * p[0].numel() ** -0.5)
@@ -45,7 +45,7 @@ def random_unet(
 ) -> StreamUNet:
     "A UNet in the memory layout of `load_real`."
     with torch.device(device): unet = randomised(StreamUNet(**(FULL if full else SMALL)))
-    return nn.Module.to(unet, dtype=dtype, memory_format=torch.channels_last)      # diffusers' own warns of nothing
+    return nn.Module.to(unet, dtype=dtype, memory_format=torch.channels_last)      # diffusers' own warns without reason
 
 
 def random_pipe(
@@ -87,7 +87,7 @@ def seconds_of(
     call,         # what to time, without arguments
     device,       # where it runs
     repeats: int, # runs, after two that do not count
-) -> float:       # seconds a run, the mean
+) -> float:       # seconds per run, the mean
     "Mean time of a call over several runs."
     for _ in range(2): call()
     wait(device)
@@ -174,9 +174,9 @@ def measure_streams(
     width: int = 512,   # of the frames, pixels
     steps: int = 2,     # denoising steps, T
     streams: int = 1,   # in the batch
-    frames_per_step: int = 1,  # new frames a call, of each stream
+    frames_per_step: int = 1,  # new frames per call, of each stream
     full: bool = True,  # Stable Diffusion's size
-) -> dict:              # frames per second in all, seconds a call, bytes
+) -> dict:              # frames per second in all, seconds per call, bytes
     "Measure a network call for several streams, all with full pipelines."
     unet, batch = random_unet(device, dtype, full), StreamBatch()
     runner, wide, how = MODES[mode](unet), unet.config.cross_attention_dim, dict(frames_per_step=frames_per_step)

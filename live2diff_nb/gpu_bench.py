@@ -63,16 +63,16 @@ CASES = [
     Case("captured = eager, fp16", "captured", {"dtype": "fp16"}), Case("memory over 2,000 frames", "flat"),
     sized("step", "step eager", 512, 512, 2, "fp16", mode="eager"),
     sized("step", "step captured", 512, 512, 2, "fp16", mode="captured"),
-    sized("whole", "whole way", 512, 512, 2, "fp16", depth="dpt"),
-    sized("whole", "whole way, overlapped", 512, 512, 2, "fp16", depth="dpt", overlap=True),
-    sized("whole", "whole way, live worker", 512, 512, 2, "fp16", depth="dpt", as_worker=True),
-    sized("whole", "whole way, small depth", 512, 512, 2, "fp16", depth="small"),
+    sized("whole", "frame to picture", 512, 512, 2, "fp16", depth="dpt"),
+    sized("whole", "frame to picture, overlapped", 512, 512, 2, "fp16", depth="dpt", overlap=True),
+    sized("whole", "frame to picture, live worker", 512, 512, 2, "fp16", depth="dpt", as_worker=True),
+    sized("whole", "frame to picture, small depth", 512, 512, 2, "fp16", depth="small"),
     Case(TINY, "tiny", {"dtype": "fp16"}),
     Case(f"{TINY}, overlapped", "tiny", {"dtype": "fp16", "overlap": True}),
     Case(f"{TINY}, live worker", "tiny", {"dtype": "fp16", "as_worker": True}),
     Case("ring attention by form, 512 x 512, T = 2, fp16", "ring", {"dtype": "fp16"}, 90),
     Case("half precision against fp32", "half"), Case("VAE, bright pictures, levels of 255", "bright"),
-    sized("whole", "whole way, not channels-last", 512, 512, 2, "fp16", depth="dpt", contiguous=True),
+    sized("whole", "frame to picture, not channels-last", 512, 512, 2, "fp16", depth="dpt", contiguous=True),
     Case("streams together = alone, fp32", "together", {"dtype": "fp32"}),
     sized("streams", "two frames a call, captured", 512, 512, 2, "fp16", mode="captured", frames_per_step=2),
     *(sized("streams", f"{n} in a batch, captured", 512, 512, 2, "fp16", mode="captured", streams=n)
@@ -89,7 +89,7 @@ def parity(
 ) -> dict:   # how many recorded cases agree to 1e-5
     "Compare with the recorded official cases, by the tests of a clone."
     test = Path("tests/test_parity.py")
-    if not test.exists(): return {"error": "run in a clone of the repository: the recordings lie in its tests"}
+    if not test.exists(): return {"error": "run in a clone of the repository: the recordings are in its tests"}
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", str(test), "-k", "test_parity"], text=True,
                           capture_output=True, env={**os.environ, "LIVE2DIFF_DEVICE": str(device)})
     said = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
@@ -150,7 +150,7 @@ print(json.dumps(measure(Case(**json.loads(case)), device, full == "True")))"""
 
 
 def end(
-    process: subprocess.Popen,  # begun in a session of its own
+    process: subprocess.Popen,  # started in its own session
 ):
     "End a process and its children, such as compilers and tests."
     if hasattr(os, "killpg"): os.killpg(process.pid, signal.SIGKILL)
@@ -175,7 +175,7 @@ def apart(
         for file in (out, errors): file.seek(0)
         said, wrong = out.read().strip().splitlines(), errors.read().strip().splitlines()
     if process.returncode == 0 and said: return json.loads(said[-1])
-    return {"error": (wrong or [f"ended without a word, exit code {process.returncode}"])[-1][:300]}
+    return {"error": (wrong or [f"ended without a message, exit code {process.returncode}"])[-1][:300]}
 
 
 # %% ../nbs/gpu_bench.ipynb #d64fbc5c
@@ -185,20 +185,20 @@ def about(
     "GPU, versions, commit and date of the results."
     git = [shutil.which("git") or sys.executable, "rev-parse", "--short", "HEAD"]          # fails where there is no git
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    card = torch.cuda.get_device_name() if device == "cuda" else "none (a rehearsal on a CPU, with toys)"
-    return {"GPU": card, "PyTorch": torch.__version__, "CUDA": torch.version.cuda or "none",
+    gpu_name = torch.cuda.get_device_name() if device == "cuda" else "none (a rehearsal on a CPU, with toys)"
+    return {"GPU": gpu_name, "PyTorch": torch.__version__, "CUDA": torch.version.cuda or "none",
             "commit": commit or "unknown", "date": str(date.today())}
 
 
 def parsed(
     argv: list[str] | None = None,  # words of the command line
 ):                                  # options
-    "What is asked for."
+    "Parse the command line."
     parser = argparse.ArgumentParser(prog="live2diff-nb bench gpu", description="Measure the stream on a GPU, offline.")
     add = parser.add_argument
     add("--out", default="out/gpu", metavar="FOLDER", help="results.json and results.md (default: out/gpu)")
-    add("--minutes", type=float, default=8, help="for all lines together: what is not done then is left (default: 8)")
-    add("--only", metavar="TEXT", help="only lines whose name holds TEXT")
+    add("--minutes", type=float, default=8, help="for all lines together; later lines are skipped (default: 8)")
+    add("--only", metavar="TEXT", help="only lines whose name contains TEXT")
     add("--against", metavar="FOLDER", help="also time the step of FOLDER/step.py, see the page gpu_bench")
     add("--rehearse", action="store_true", help="on the CPU, with toys: does every line run?")
     return parser.parse_args(argv)

@@ -39,7 +39,7 @@ def check_captured(
     device,  # where it runs
     dtype,   # of the weights
     frames: int = 24,  # streamed in each case; the ring has 8 slots
-) -> dict:   # largest relative differences, whether a LoRA came out bit-identically, and the verdict
+) -> dict:   # largest relative differences, whether removing a LoRA restores the weights, and the result
     "Compare a captured engine with an eager one, on a toy UNet."
     unet, like = random_unet(device, dtype, False), dict(device=device, dtype=dtype)
     engines = [StreamDenoiser(unet, [399, 159], runner=kind(unet)) for kind in (Runner, CudaGraphs)]

@@ -58,8 +58,8 @@ FORMS = {"as it is": attend_ring, "readable": attend_ring_readable, "sums, compi
 # %% ../nbs/gpu_choices.ipynb #gc000010
 def ring_pass(
     form,          # as `attend_ring`
-    views: list,   # a `RingView` a layer
-) -> Captured:     # of the new frame's queries in each layer, as constants; they are its keys and values, too
+    views: list,   # a `RingView` per layer
+) -> Captured:     # of the new frame's queries in each layer, as constants; also used as its keys and values
     "Run one form in every temporal layer."
     def run(*new):
         for q, view in zip(new, views): out = form(q, q, q, view)
@@ -102,7 +102,7 @@ def bright_pictures(
 
 @torch.inference_mode()
 def half_error(
-    vae: nn.Module,      # in single precision; it is left as it is
+    vae: nn.Module,      # in single precision; not changed
     device,              # where it runs
     dtype: torch.dtype,  # of the copy
     side: int,           # of the pictures, pixels

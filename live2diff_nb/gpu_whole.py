@@ -22,7 +22,7 @@ from .live.worker import StreamTranslator, Ticket, Worker
 
 # %% ../nbs/gpu_whole.ipynb #94a03e95
 def moving_frames(
-    count: int,   # how many; the first follows the last
+    count: int,   # how many; they repeat smoothly
     height: int,  # pixels
     width: int,   # pixels
 ) -> list:        # of (height, width, 3) uint8
@@ -104,12 +104,12 @@ def measure_whole(
     frames: int = 200,         # timed, after a quarter as many that are not
     as_worker: bool = False,   # JPEG in, JPEG out, through the live worker; False: arrays, through `pipe.stream`
     prompt: str = "a photo",   # text
-) -> dict:                     # frames/s, latency, seconds a frame by part, waits a frame, bytes
+) -> dict:                     # frames/s, latency, seconds per frame by part, waits per frame, bytes
     "Measure from a frame to its picture."
     clip = moving_frames(32, pipe.height, pipe.width)
     feed = (by_worker if as_worker else by_stream)(pipe, clip, prompt)
     for _ in range(max(frames // 4, 12)): feed()
-    waited = 1 + waits(lambda: [feed() for _ in range(10)]) / 10               # one is asked for: the result's
+    waited = 1 + waits(lambda: [feed() for _ in range(10)]) / 10               # one is intended: the result's
     wait(pipe.device)
     before = dict(pipe.timings)
     found = each_frame(feed, frames)
@@ -132,7 +132,7 @@ def measure_random(
     contiguous: bool = False,  # True: no weight is channels-last
     full: bool = True,  # Stable Diffusion's size; False: toys, and few frames
 ) -> dict:              # as `measure_whole`
-    "The whole way with random weights."
+    "Measure from frame to picture with random weights."
     pipe = random_pipe(device, dtype, height, width, steps, full, depth, overlap)
     if contiguous:
         for part in (pipe.unet, pipe.vae, pipe.depth): nn.Module.to(part, memory_format=torch.contiguous_format)

@@ -29,7 +29,7 @@ from .pipeline.settings import CHECKS
 # %% ../nbs/serving.ipynb #se000006
 def frame_rate(
     pipe: Live2Diff,   # nothing else may run on it
-    frames: int = 8,   # that are timed, after the warmup
+    frames: int = 8,   # timed ones, after the warmup
 ) -> float:            # frames/s
     "Frame rate of one stream that never waits for input."
     frame = np.random.default_rng(0).integers(0, 256, (pipe.height, pipe.width, 3), np.uint8)
@@ -39,19 +39,19 @@ def frame_rate(
 
 def places_for(
     rate: float,  # of one stream alone, frames/s
-    fps: float,   # that every viewer should get
+    fps: float,   # for every viewer
 ) -> int:
     "Number of viewers of a replica, at least one."
     return max(1, int(rate / fps))
 
 # %% ../nbs/serving.ipynb #se000009
-OWN = ("prompt", "style", "strength", "fit")      # what a viewer may set; the server sets the rest
+OWN = ("prompt", "style", "strength", "fit")      # what a viewer may set; the server sets all other settings
 
 
 def check_own(
-    models,     # of the pipeline: `Models`
+    models,     # the pipeline's `Models`
     name: str,  # of a setting
-    value,      # that a viewer wants
+    value,      # from a viewer
 ):
     "Raise `ValueError` if the setting is not possible."
     if name not in OWN:
@@ -125,12 +125,12 @@ class Connection:
         self.send(pack({"kind": "refused", "text": " ".join(str(error).split())[:500]}))
 
 # %% ../nbs/serving.ipynb #se000020
-IDLE = 30.0                                       # seconds of silence after which a viewer's place is free
+IDLE = 30.0                                       # seconds without a message after which a viewer's place is free
 
 
 async def read_all(
     socket,                  # starlette's WebSocket, accepted
-    connection: Connection,  # that handles them
+    connection: Connection,  # that handles the messages
 ):
     "Receive a viewer's messages until it leaves, is silent for too long, or its stream fails."
     while not connection.worker.ended.is_set():
@@ -158,13 +158,13 @@ class Replica:
         gpus: float = 0,        # 0: the CPU
         cpus: float = 1,        # threads of PyTorch
         viewers: int = 0,       # at most; 0: as many as can get `fps` each
-        fps: float = 10.0,      # frames/s that a viewer should get
+        fps: float = 10.0,      # frames/s for each viewer
         **given,                # as `Live2Diff.from_pretrained` or `from_config` takes it
     ):
         torch.set_num_threads(max(1, int(cpus)))
         make = Live2Diff.from_config if weights.endswith((".yaml", ".yml")) else Live2Diff.from_pretrained
         self.pipe, self.connections = make(weights, "cuda" if gpus else "cpu", **given), set()
-        self.rate = frame_rate(self.pipe)                              # warms everything up, too
+        self.rate = frame_rate(self.pipe)                              # also warms everything up
         self.places = viewers or places_for(self.rate, fps)
 
     def status(self) -> dict:

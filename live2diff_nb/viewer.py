@@ -20,7 +20,7 @@ FIRST = 2.0                                       # seconds for which the first 
 
 
 class Line:
-    "A WebSocket to a server, reopened when it is lost."
+    "A WebSocket to a server, reopened when the connection is lost."
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Line:
 
     def renew(
         self,
-        patience: float | None = None,  # seconds; None: that of the line
+        patience: float | None = None,  # seconds; None: as in the constructor
     ):
         "Try to connect for as long as the patience allows."
         until = time.monotonic() + (self.patience if patience is None else patience)
@@ -85,7 +85,7 @@ class Answer(NamedTuple):
     number: int | None = None          # of the frame that is answered
     of: int | None = None              # of the frame that the picture shows
     picture: np.ndarray | None = None  # (height, width, 3) uint8 RGB
-    text: str = ""                     # why there is no picture
+    text: str = ""                     # reason why there is no picture
 
 
 def read_answer(
@@ -142,10 +142,10 @@ class Viewer:
         "The next answer."
         data, now = self.line.receive(seconds), time.monotonic()
         if data is None and self.waiting and now - self.heard > SILENCE: self.line.renew()
-        if self.line.made > self.made:                                 # here, or when something was sent
+        if self.line.made > self.made:                                 # lost here, or in `send`
             self.made, self.heard = self.line.made, now
             self.waiting.clear()
-            return Answer("lost", text="the connection was made anew")
+            return Answer("lost", text="the connection was reopened")
         if not data: return None
         answer, self.heard = read_answer(data), now
         self.waiting.discard(answer.number)
@@ -154,9 +154,9 @@ class Viewer:
 
     def pictures(
         self,
-        until: float,  # seconds, on `time.monotonic`'s clock
+        until: float,  # seconds, as of `time.monotonic`
     ) -> Iterator[tuple[int, np.ndarray]]:  # number of the frame, (height, width, 3) uint8 RGB
-        "Pictures that come until then; a refusal is a warning."
+        "Pictures that come until then; a refusal becomes a warning."
         while (left := until - time.monotonic()) > 0:
             answer = self.receive(left)
             if answer and answer.kind == "refused": warnings.warn(answer.text)

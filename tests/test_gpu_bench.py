@@ -8,7 +8,7 @@ from live2diff_nb.bench import main
 
 
 def test_lines_run_on_toys():
-    "Two whole ways and a step of four rows, in this process; the pages run the other kinds."
+    "Two lines from frame to picture and a step of four rows, in this process; the pages run the other kinds."
     for case in gpu_bench.CASES:
         worker, overlap = (case.settings.get(name) for name in ("as_worker", "overlap"))
         if case.kind == "tiny" and worker or case.kind == "whole" and overlap or case.settings.get("steps") == 4:
@@ -39,7 +39,7 @@ def test_a_line_in_a_process_that_is_cut_off():
 
 def test_the_plan_fits_into_the_time():
     names = [case.name for case in gpu_bench.CASES]
-    assert len(set(names)) == len(names) and names.index("whole way, 512 x 512, T = 2, fp16") < 8
+    assert len(set(names)) == len(names) and names.index("frame to picture, 512 x 512, T = 2, fp16") < 8
 
 
 def test_what_a_gpu_machine_may_lack_is_not_imported():

@@ -203,7 +203,7 @@ def test_official_rule_says_which_strength_to_use(scheduler):
     (dict(steps=-2), ValueError, "at least 1"),
     (dict(steps=1.5), ValueError, "whole number"),
     (dict(steps=True), ValueError, "whole number"),
-    (dict(steps=51), ValueError, "51 steps asked for but only 50 timesteps"),
+    (dict(steps=51), ValueError, "51 steps, but only 50 timesteps"),
     (dict(steps=3, max_timestep=45), ValueError, "only 2 timesteps"),
     (dict(steps=1, max_timestep=5), ValueError, "only 0 timesteps"),
     (dict(strength=-.1), ValueError, "strength must be a number in 0..1"),

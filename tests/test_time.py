@@ -264,7 +264,7 @@ def test_packets_are_copied_where_they_can_be(tmp_path):
 
 def test_what_cannot_go_along_is_named(tmp_path):
     two = beeps(tmp_path / "a.mkv", tracks=2)
-    with pytest.warns(UserWarning, match=r"1 more sound track of .*a.mkv cannot go along"):
+    with pytest.warns(UserWarning, match=r"1 more sound track of .*a.mkv cannot be copied"):
         copied(two, tmp_path / "b.mp4")
     assert len(heard(tmp_path / "b.mp4")[0]) == 3                        # the first track, which is the default one
     with pytest.warns(UserWarning, match="takes pictures only: the sound of") as said:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 # %% ../../nbs/engine/masks.ipynb #01af1811
 def _at_least(name: str, value: int, least: int) -> None:
-    "Refuse a count that is no whole number or too small."
+    "Refuse a count that is not a whole number or is too small."
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least: raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -25,7 +25,7 @@ def temporal_mask(
     frames: int, # how many frames the chunk holds
     warmup: int = 8, # frames at the start that see one another, `L_w`; used by "live2diff" only
     mode: str = "live2diff", # one of `MODES`
-    window: int = 8, # a frame sees others less than this far away; used by "windowed" only
+    window: int = 8, # a frame sees the frames less than this far away; used by "windowed" only
 ) -> Tensor: # (frames, frames) bool, True = may attend, row = query
     "Which frame (row) may attend to which frame (column): the masks of Fig. 1."
     if mode not in MODES: raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")

@@ -41,12 +41,12 @@ def projected_codes(
 class ChunkView(NamedTuple):
     "Attention within whole clips."
     frames: int                   # F, frames of each clip
-    mask: Tensor | None = None    # (F, F) bool, True = may attend; None: all see all
+    mask: Tensor | None = None    # (F, F) bool, True = may attend; None: every frame sees every frame
     store: Tensor | None = None   # (2, locations, heads, >=F, head) cache row that receives the clip's keys and values
 
 
 class RingView(NamedTuple):
-    "Attention of one new frame a row to the cached past."
+    "Attention of one new frame per row to the cached past."
     kv: Tensor                # (2, rows, locations, heads, L, head) keys and values before positions
     slot: Tensor              # (rows,) where the new frame goes
     position: Tensor          # (rows, L + 1) position of each slot, and of the new frame
@@ -59,7 +59,7 @@ def attend_chunk(
     q: Tensor,        # (n*F, locations, heads, head) before positions, frames of n clips
     k: Tensor,        # same
     v: Tensor,        # same
-    view: ChunkView,  # how many frames a clip, and who sees whom
+    view: ChunkView,  # frames per clip, and the mask
     table: Tensor,    # (3, F, heads, head) projected position codes
 ) -> Tensor:          # like q
     "Temporal attention inside whole clips, positions 0..F-1: Eq. 2 under a mask."
@@ -128,7 +128,7 @@ def attend_ring(
     v: Tensor,       # same; written to the cache
     view: RingView,  # the past
 ) -> Tensor:         # like q
-    "One new frame a row attends to the cache, which is read as it lies (App. A.2, Listing 4, positions folded in)."
+    "One new frame per row attends to the cache, read without a copy (App. A.2, Listing 4, positions folded in)."
     weights = ring_scores(placed(q, view), k, view).softmax(-1)            # (rows, locations, heads, L + 1)
     past, own = weights[..., :-1], weights[..., -1:]
     out = (past[..., None, :] @ view.kv[1])[..., 0, :] + own * v
@@ -157,7 +157,7 @@ class TemporalAttention(nn.Module):
         self,
         x: Tensor,  # (..., channels)
     ) -> Tensor:    # (..., heads, head)
-        "Heads apart."
+        "Split the channels into heads."
         return x.unflatten(-1, (self.heads, -1))
 
     def position_table(

@@ -35,7 +35,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         in_channels: int = 4,                                  # latent channels
         out_channels: int = 4,                                 # latent channels
         block_out_channels: tuple = (320, 640, 1280, 1280),    # width of each level
-        layers_per_block: int = 2,                             # layers a level going down; one more going up
+        layers_per_block: int = 2,                             # layers per encoder level; the decoder has one more
         down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),  # "CrossAttn" reads the prompt
         cross_attention_dim: int = 768,                        # width of the text embedding
         attention_head_dim: int = 8,                           # NUMBER of spatial heads (Stable Diffusion 1.5's naming)
@@ -45,7 +45,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         freq_shift: float = 0,                                 # same
         motion_heads: int = 8,                                 # temporal heads
         motion_norm_groups: int = 32,                          # group norm of the motion modules
-        motion_levels: tuple | None = None,                    # bool a level; None: all have motion modules
+        motion_levels: tuple | None = None,                    # one bool per level; None: all have motion modules
         depth_channels: tuple = (16, 32, 96, 256),             # widths of the depth adapter
         resnet_time_scale_shift: str = "default",              # how the time embedding enters a residual block
         addition_embed_type: str | None = None,                # "text": the prompt joins the time embedding too
@@ -56,7 +56,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         motion = list(motion_levels or [True] * len(widths))
         if not len(widths) == len(attention) == len(motion):
             raise ValueError(f"{len(widths)} levels in block_out_channels, but {len(attention)} down_block_types "
-                             f"and {len(motion)} motion_levels: give one a level")
+                             f"and {len(motion)} motion_levels: give one per level")
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.flow_conv_in = DepthAdapter(in_channels, widths[0], tuple(depth_channels))
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)
@@ -103,7 +103,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         self,
         text: Tensor,  # (b, tokens, cross_attention_dim) prompt embeddings
     ) -> Tensor:       # (b, 2, tokens, c), c the sum of the cross-attentions' widths and of `text_width`
-        "Every key and value of a prompt: once a prompt, and again when weights have changed."
+        "Every key and value of a prompt: made once per prompt, and again when weights have changed."
         read = read_prompt(self.text_layers, text)
         if not self.text_width: return read
         return torch.cat([read, self.add_embedding(text)[:, None].expand(-1, 2, -1, -1)], -1)
@@ -117,7 +117,7 @@ class StreamUNet(ModelMixin, ConfigMixin):
         self,
         depth: Tensor,  # (n, 4, h, w) depth latents
     ) -> Tensor:        # (n, c0, h, w)
-        "Depth features: once a frame, they travel with it through the rows."
+        "Depth features: made once per frame, which keeps them through all denoising rows."
         return self.flow_conv_in(depth)
 
     @property
@@ -183,7 +183,7 @@ def with_slot(
     slot: Tensor,   # (rows,)
     new: Tensor,    # (2, rows, locations, heads, head)
 ) -> Tensor:        # like cache
-    "A cache with `new` in each row's slot; the old one is left as it is."
+    "A copy of a cache with `new` in each row's slot."
     here = nn.functional.one_hot(slot, cache.shape[-2]).bool()[None, :, None, None, :, None]
     return torch.where(here, new.unsqueeze(-2), cache)
 
@@ -208,7 +208,7 @@ def example_step(
 
 # %% ../../nbs/engine/unet.ipynb #un000101
 class KeptView:
-    "A `ChunkView` of one clip as exporters like it: attention over four axes, keys and values returned, not written."
+    "A `ChunkView` of one clip for export: attention over four axes, keys and values returned, not written."
 
     def __init__(self):
         self.kept = []                                           # (2, locations, heads, F, head) of every layer
@@ -218,7 +218,7 @@ class KeptView:
         q: Tensor,                 # (F, locations, heads, head) before positions
         k: Tensor,                 # same
         v: Tensor,                 # same
-        layer: TemporalAttention,  # whose turn it is
+        layer: TemporalAttention,  # the layer that calls
     ) -> Tensor:                   # like q
         self.kept.append(torch.stack([k, v]).permute(0, 2, 3, 1, 4))
         with_codes = (x + p[:, None] for x, p in zip((q, k, v), layer.position_table(len(q))))

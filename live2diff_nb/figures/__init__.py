@@ -1,4 +1,4 @@
-"""Figures that move: alone in a page on their data, or tied to a kernel."""
+"""Interactive figures: on a page with saved data, or connected to a kernel."""
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={

@@ -43,9 +43,9 @@ def spelled(
 
 def check_names(
     given,     # names
-    allowed,   # those that there are
+    allowed,   # the known names
 ):
-    "Refuse a name that is not there."
+    "Refuse an unknown name."
     unknown = sorted(set(given) - set(allowed))
     if unknown:
         raise ValueError(f"unknown: {', '.join(unknown)}; what can be given is {', '.join(sorted(set(allowed)))}")
@@ -65,16 +65,16 @@ def run_session(
     session: Session,                     # not begun yet
     frames: Iterable[np.ndarray],         # as `Live2Diff.stream` takes them
     judge: SimilarFilter | None = None,   # which frames are skipped; None: none
-    latencies: deque | None = None,       # receives the seconds that each frame waited; None: they are not kept
-    fps: float | None = None,             # for a schedule in seconds, where the source does not know its times
+    latencies: deque | None = None,       # receives the seconds that each frame waited; None: not stored
+    fps: float | None = None,             # for a schedule in seconds, if the source has no times
 ) -> Iterator[np.ndarray]:                # one per input frame
-    "Everything that a session makes of a source. What a failing source gave is finished before its error is raised."
+    "All results of a session. If the source fails, its frames so far are finished before its error is raised."
     intake, ledger, waits = Intake(session.models), Ledger(), deque(maxlen=1) if latencies is None else latencies
     seconds, errors, late = clock_of(frames, fps), [], int(session.models.overlap)
     def out(results):
         for frame, waited in ledger.settle(results):
             waits.append(waited)
-            yield frame.copy()                                         # the caller's own, whatever is shown again
+            yield frame.copy()                                         # a copy: the result may be shown again
     def decoded(latents): return (frame for x0 in latents for frame in session.to_frames(x0, late))
     try:
         for number, frame in enumerate(until_error(frames, errors)):
@@ -93,8 +93,8 @@ class Pipeline:
 
     def __init__(
         self,
-        models: Models,                    # what paints
-        settings: Settings | None = None,  # what to paint; None: in the first style of the models
+        models: Models,                    # the networks
+        settings: Settings | None = None,  # None: the first style of the models
     ):
         self.models, self.latencies = models, deque(maxlen=10_000)             # seconds a frame waited
         self.seed = 0                                                          # of the latest stream
@@ -124,7 +124,7 @@ class Pipeline:
         cls,
         parts: dict,  # arguments of `Models` and of `Settings`, by name
     ) -> "Pipeline":
-        "A pipeline of parts that are loaded already."
+        "A pipeline from parts that are already loaded."
         parts = spelled(parts)
         check_names(parts, PARTS + SETTINGS)
         models = Models(**{name: value for name, value in parts.items() if name in PARTS})
@@ -132,7 +132,7 @@ class Pipeline:
         return cls(models, Settings(models, **{"style": next(iter(models.styles), None), **wanted}))
 
     def streams(self) -> Streams:
-        "Several streams, fed frame by frame, whose network calls are made together."
+        "Several streams, fed frame by frame, in shared network calls."
         return Streams(self)
 
     def memory_estimate(
@@ -141,7 +141,7 @@ class Pipeline:
         width: int | None = None,   # pixels
         steps: int | None = None,   # denoising steps
     ) -> dict:                      # bytes by part
-        "What weights, cache and passing tensors take; `weights.real.memory_before` tells it before loading."
+        "Memory of weights, cache and temporary tensors; `weights.real.memory_before` gives it before loading."
         m, vae = self.models, (type(self.vae), dict(self.vae.config))
         size = height or m.height, width or m.width, steps or self.steps
         parts = dict(unet=m.unet, vae=m.vae, depth=m.depth, text_encoder=m.text_encoder)
@@ -154,18 +154,18 @@ class Pipeline:
         lora: dict | str | None = None,  # file -> weight, or one file; None: take all out
         weight: float = 1.0,             # of the one file
     ):
-        "The LoRAs to be in from the next frame on, and no others."
+        "Set the LoRAs from the next frame on; others are removed."
         self.lora = {} if lora is None else dict(lora) if isinstance(lora, dict) else {str(lora): weight}
 
     def fuse_lora(self):
-        "Keep the LoRAs of now for good and free the second copy of the weights; not while a stream runs."
+        "Merge the current LoRAs for good and free the second copy of the weights; not while a stream runs."
         self.apply_lora(self.settings.all_loras())
         self.loras.fuse()
         self.lora = {}
 
 # %% ../../nbs/pipeline/live2diff.ipynb #248767a1
 class Live2Diff(Pipeline):
-    "Live video translation: frames in, frames out, settings while it runs."
+    "Live video translation: frames in, frames out; settings may change while it runs."
 
     @classmethod
     def from_pretrained(
@@ -177,7 +177,7 @@ class Live2Diff(Pipeline):
         motion=None,         # live2diff.ckpt, or AnimateDiff's motion file; not for a folder by `save_pretrained`
         depth=None,          # dpt_hybrid_384.pt, or folder or hub id of a depth model; None: the package's small one
         vae=None,            # "taesd" (fast), folder, hub id or file; None: the one that comes with `name`
-        lcm_lora=None,       # file or hub id of the LCM-LoRA, put in for good
+        lcm_lora=None,       # file or hub id of the LCM-LoRA, merged for good
         dreambooth=None,     # single file whose weights replace those of `name`
         lora=None,           # LoRA file -> weight, can be changed later
         graphs: bool = True, # "tiny" on a CPU: let onnxruntime run what streams (weights.runners); False: torch alone
@@ -202,7 +202,7 @@ class Live2Diff(Pipeline):
         path: str,    # official yaml file, e.g. configs/disneyPixar.yaml
         device=None,  # as in `from_pretrained`
         dtype=None,   # as in `from_pretrained`
-        **settings,   # as in `from_pretrained`; they win over the file
+        **settings,   # as in `from_pretrained`; they override the file
     ) -> "Live2Diff":
         "The pipeline of one of the official config files: models, LoRAs, prompt, steps."
         found = {**weights.read_config(path), **settings}
@@ -218,9 +218,9 @@ class Live2Diff(Pipeline):
     def stream(
         self,
         frames: Iterable[np.ndarray],     # (H, W, 3) uint8 RGB each, or a film's name; see `frames_of`, `prepare_frame`
-        prompt: str | dict | None = None,  # what to paint, or {"0s": ..., "4s": ...}; None: as set, likewise below
+        prompt: str | dict | None = None,  # text, or {"0s": ..., "4s": ...}; None: as set, likewise below
         style: str | None = None,         # one of `styles`
-        steps: int | None = None,         # denoising steps a frame, T
+        steps: int | None = None,         # denoising steps per frame, T
         strength: float | None = None,    # 0 keeps the input, 1 gives most freedom
         seed: int | dict | None = 0,      # same seed, same frames; {"0s": 1, "4s": 2}; None: random, then in `seed`
         fixed_noise: bool | None = None,  # the older spelling of `noise`
@@ -232,11 +232,11 @@ class Live2Diff(Pipeline):
         refresh: str | None = None,       # of warm slots that no longer resemble the picture: "off" or "auto"
         fade: str | int = 0,              # how long prompts and seeds of a schedule cross-fade: "1s", or frames
         fps: float | None = None,         # of a schedule; None: the source's times, else 25
-        frames_per_step: int | None = None,  # new frames a network call: 2 gives more frames/s on a GPU, each later
+        frames_per_step: int | None = None,  # new frames per network call: 2 gives more frames/s on a GPU, more latency
         noise: str | None = None,         # "fresh" a frame, "fixed" to the screen, "warped" with what moves
         motion_strength: bool | None = None,  # less strength while much moves
     ) -> Iterator[np.ndarray]:            # (height, width, 3) uint8 RGB, one per input frame
-        "Translate frames as they come, with settings of its own; what is set in the pipeline meanwhile reaches it."
+        "Translate frames as they come. Arguments hold for this stream; later changes in the pipeline reach it too."
         source = frames_of(frames, self.height, self.width)
         fps = fps or getattr(source, "fps", 25.0)
         travels = {name: Travel(value, fade, fps) for name, value in (("prompt", prompt), ("seed", seed))

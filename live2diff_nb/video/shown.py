@@ -20,9 +20,9 @@ WHITES = {"F": (1, 255), "I": (255, 65535), "I;16": (65535,)}      # what white 
 def deep_grey(
     image, # a PIL picture of mode F, I or I;16
     name, # for messages
-    inverted=False, # is white zero?
+    inverted=False, # True: white is zero
 ): # a PIL picture, L
-    "The picture with 8 bits; one whose white nobody knows is a ValueError."
+    "The picture with 8 bits; a ValueError if its white is unknown."
     values = np.asarray(image, np.float64)
     top = values.max(initial=0)
     white = next((white for white in WHITES[image.mode[:4]] if top <= white), None)
@@ -39,7 +39,7 @@ def by_profile(
     image, # a PIL picture without transparency
     stored, # its ICC profile, bytes, or None
 ): # a PIL picture, RGB
-    "The picture in sRGB; a profile that is broken or belongs to other channels is left out, as in browsers."
+    "The picture in sRGB; a profile that is broken or for other channels is ignored, as in browsers."
     if image.mode == "LAB": stored = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     if stored and image.mode in ("RGB", "L", "CMYK", "LAB"):
         try: return ImageCms.profileToProfile(image, io.BytesIO(stored), SRGB, outputMode="RGB")
@@ -49,7 +49,7 @@ def by_profile(
 def pixel_aspect(
     said, # `info` of a PIL picture
 ) -> float: # width of a pixel by its height
-    "What a picture says of its pixels, 1 if that is nothing or nonsense."
+    "The picture's own value, or 1 if it is missing or not plausible."
     by_ratio = said.get("jfif_density") if said.get("jfif_unit") == 0 else None
     across, down = said.get("dpi") or said.get("aspect") or by_ratio or (1, 1)
     aspect = float(down) / float(across) if across and down else 1
@@ -60,7 +60,7 @@ def to_gamma(
     image, # a PIL picture, RGB
     said, # its `info`
 ): # a PIL picture, RGB
-    "A PNG's gamma brought to the screen's 2.2, unless it names a colour space besides."
+    "Convert a PNG's gamma to the screen's 2.2, unless it also names a colour space."
     gamma = 1 if "srgb" in said or "icc_profile" in said else 2.2 * float(said.get("gamma") or 1 / 2.2)
     if not .1 < gamma < 10 or abs(gamma - 1) < .05: return image
     return image.point([round(255 * (value / 255) ** (1 / gamma)) for value in range(256)] * 3)
@@ -70,9 +70,9 @@ def rgb_picture(
     background=BLACK, # shown where it is transparent: red, green, blue, 0..255
     name="the picture", # for messages
 ) -> np.ndarray: # (H, W, 3) uint8
-    "The picture as it is meant to be seen; one that cannot be is a ValueError."
+    "The picture with its intended colours and shape; a ValueError if they are unknown."
     said, aspect, alpha = image.info, pixel_aspect(image.info), None
-    if image.getexif().get(274, 1) > 4: aspect = 1 / aspect                    # stored lying on its side
+    if image.getexif().get(274, 1) > 4: aspect = 1 / aspect                    # stored turned by 90 degrees
     inverted = getattr(image, "tag_v2", {}).get(262) == 0                      # TIFF: white is zero
     image = ImageOps.exif_transpose(image)
     if image.mode[:4] in WHITES: image = deep_grey(image, name, inverted)
@@ -90,9 +90,9 @@ def rgb_picture(
 
 # %% ../../nbs/video/shown.ipynb #shown019
 def frame_array(
-    frame, # a PIL picture, an `av.VideoFrame`, a tensor, an array, or what numpy takes for one
+    frame, # a PIL picture, an `av.VideoFrame`, a tensor, an array, or what numpy can read as one
 ) -> np.ndarray: # of any shape and type
-    "The pixels of anything that holds some."
+    "The pixels of any kind of picture."
     if isinstance(frame, Image.Image): return rgb_picture(frame)
     if type(frame).__name__ == "VideoFrame": return rgb_frame(frame)
     try:
@@ -115,16 +115,16 @@ def check_frame(
 
 # %% ../../nbs/video/shown.ipynb #dd296c33
 FITS = "crop", "pad", "stretch"
-REDUCING_GAP = 2.0 # shrink by a whole number first, if this factor is left for the filter: twice as quick at 1080p
+REDUCING_GAP = 2.0 # first shrink by a whole number, which leaves the filter this factor: twice as fast at 1080p
 
 # %% ../../nbs/video/shown.ipynb #7a4fccf9
 def resize_frame(
     frame, # (H, W, 3) uint8
-    height, # wanted, pixels
-    width, # wanted, pixels
-    mode="crop", # "crop": cut to the shape, "pad": black bars, "stretch": bend to the shape
+    height, # of the result, pixels
+    width, # of the result, pixels
+    mode="crop", # "crop": cut to the shape, "pad": black bars, "stretch": distort to the shape
 ) -> np.ndarray: # (height, width, 3) uint8
-    "The frame at another size, by a cubic filter as wide as the larger pixel; a frame that fits is given back itself."
+    "The frame at another size, by a cubic filter as wide as the larger pixel; the same object if the size fits."
     if mode not in FITS: raise ValueError(f"mode must be one of {FITS}, not {mode!r}")
     frame = check_frame(frame)
     h, w = frame.shape[:2]
@@ -137,10 +137,10 @@ def resize_frame(
 
 def padded(
     frame, # (H, W, 3) uint8
-    height, # wanted, pixels
-    width, # wanted, pixels
+    height, # of the result, pixels
+    width, # of the result, pixels
 ) -> np.ndarray: # (height, width, 3) uint8
-    "The whole frame in the middle of black bars."
+    "The whole frame between black bars."
     scale = min(height / frame.shape[0], width / frame.shape[1])
     h, w = (max(round(side * scale), 1) for side in frame.shape[:2])
     top, left = (height - h) // 2, (width - w) // 2
@@ -150,7 +150,7 @@ def padded(
 
 # %% ../../nbs/video/shown.ipynb #32b2d9b7
 def side_by_side(
-    a, # (H, W, 3) uint8, resized to b's size where it differs
+    a, # (H, W, 3) uint8, resized to b's size
     b, # (h, w, 3) uint8
 ) -> np.ndarray: # (h, 2w, 3) uint8
     "Two frames next to each other."
