@@ -174,6 +174,11 @@ def test_page_says_what_it_needs_and_where_to_go_next(href):
     assert "**Next:**" in last, f"no `**Next:**` in the last text: {last[-200:]!r}"
 
 
+@pytest.mark.parametrize("chapter", ROAD)
+def test_a_chapter_asks_for_a_guess(chapter):
+    assert any("**Guess" in cell.source for cell in notebook(NBS / f"{chapter}.ipynb").cells)
+
+
 def test_numbered_pages_are_the_road():
     numbers = {}
     for href in sidebar():

@@ -1,5 +1,7 @@
-"""The notebooks as files: small, executed, without errors, and all of them on the site."""
+"""The notebooks as files: small, executed, without errors, all of them on the site; and what of a good page counts."""
+import base64
 import re
+import struct
 
 import nbformat
 import pytest
@@ -63,6 +65,67 @@ def test_links_between_notebooks_lead_somewhere(path, page):
     for cell in page.cells:
         if cell.cell_type != "markdown": continue
         for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", cell.source): assert (path.parent / link).exists(), link
+
+
+# ---- a good page ---------------------------------------------------------------------------------------------------
+def markdown(page): return [cell.source for cell in page.cells if cell.cell_type == "markdown"]
+
+
+def words(text):
+    "Words of the prose: not those of code, formulas, tables, and addresses."
+    text = re.sub(r"```.*?```|<!--.*?-->|\$\$.*?\$\$", "", text, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"^\|.*$|<[^>]+>", "", text, flags=re.MULTILINE))
+    return [word for word in text.split() if re.search(r"\w", word)]
+
+
+def changes(path):
+    "Pages of a training that goes on: they are written when it is over."
+    return path.parent.name == "tiny" or path == NBS / "training/loop.ipynb"
+
+
+def test_text_cells_are_short(path, page):
+    if changes(path): return
+    long = {text[:60]: len(words(text)) for text in markdown(page) if len(words(text)) > 120}
+    assert not long, f"words of a cell, 120 at most: {long}"
+
+
+def test_page_asks_a_question(path, page):
+    if path not in (LIVE, NBS / "index.ipynb"): assert "?" in " ".join(markdown(page)[:3]), "no question at the top"
+
+
+LIMITS = re.compile(r"^## What .*(?:do(?:es)? not (?:show|say)|leaves out)$", re.MULTILINE)
+
+
+def test_page_says_what_it_does_not_show(path, page):
+    if changes(path) or path == NBS / "index.ipynb": return
+    assert any(LIMITS.search(text) for text in markdown(page)[-2:]), "no `## What this page does not show` at the end"
+
+
+def test_a_formula_is_computed_within_two_cells(page):
+    for n, cell in enumerate(page.cells):
+        if cell.cell_type == "markdown" and "$$" in cell.source:
+            assert any(after.cell_type == "code" for after in page.cells[n + 1:n + 3]), cell.source
+
+
+def test_a_picture_has_a_text_and_can_be_seen(page):
+    "Its text says more than a title; moving figures bring their own. No cell shows a strip of a few pixels."
+    for cell in page.cells:
+        data = [output.get("data", {}) for output in cell.get("outputs", [])]
+        alt = re.search(r"^#\| fig-alt: (.+)$", cell.source, re.MULTILINE)
+        for picture in (base64.b64decode(one["image/png"]) for one in data if "image/png" in one):
+            assert alt and len(words(alt[1])) >= 7, f"no `#| fig-alt`, or a short one: {cell.source[:200]}"
+            width, height = struct.unpack(">II", picture[16:24])
+            assert height >= 90, f"{width} x {height} pixels: {cell.source[:200]}"
+        for tag in (tag for one in data for tag in re.findall(r"<img\b[^>]*>", "".join(one.get("text/html", "")))):
+            assert re.search(r'alt="[^"]{20,}', tag), tag[:200]
+
+
+def test_red_and_green_are_not_the_difference(page):
+    "No colours by those names, and no colour maps from the one to the other."
+    for cell in page.cells:
+        if "plt." in cell.source or "ax" in cell.source:
+            found = re.search(r"""["'](?:tab:)?(?:red|green)["']|RdYlGn|RdGn|["']jet["']""", cell.source)
+            assert not found, cell.source
 
 
 def test_site_lists_every_notebook_once():

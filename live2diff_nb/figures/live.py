@@ -88,9 +88,9 @@ def weights_still(
     weights: torch.Tensor,  # (rows, heads, window) of one place
 ):
     "Mean weights of each row as bars."
-    axes = canvas.subplots(len(weights), 1, sharex=True, squeeze=False)[:, 0]
+    axes = canvas.subplots(len(weights), 1, sharey=True, squeeze=False)[:, 0]      # the rows hold different frames
     for k, (ax, row) in enumerate(zip(axes, picture["rows"])):
         colours = ["#d55e00" if j == row["slot"] else "#0072b2" for j in range(picture["window"])]
         ax.bar(range(picture["window"]), weights[k].mean(0), color=colours)
         ax.set(ylabel=f"row {k}: frame {row['frame']}", xticks=range(picture["window"]), xticklabels=row["frames"])
-    ax.set_xlabel("frame in each slot (negative: warmup; orange: the newest)")
+    canvas.supxlabel("frame in each slot (negative: warmup; orange: the newest)", fontsize=9)
