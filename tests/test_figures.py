@@ -22,8 +22,9 @@ import _site  # noqa: E402
 
 PLACES = {"engine/masks": "masks", "engine/kvcache": "ring", "engine/stream": "pipeline", "live/wire": "ages",
           "live/view": "attention", "depth/estimator": "depth", "engine/lcm": "noise", "judge/variants": "parts",
-          "training/lora": "training"}
-PLAYED = {place: kind for place, kind in PLACES.items() if kind != "masks"}
+          "training/lora": "training", "engine/unet": "network", "paper": "network"}
+STILL = {"masks", "network", "quiz"}                                       # kinds without a player
+PLAYED = {place: kind for place, kind in PLACES.items() if kind not in STILL}
 
 
 def saved():
@@ -272,6 +273,15 @@ def test_a_kernel_is_asked_for_another_frame(page):
     page.get_by_label("frame of the clip").focus()
     page.keyboard.press("Home")
     assert page.evaluate("asked") == {"frame": 0} and "0.12 of noise" in page.locator(".say").inner_text()
+
+
+@pytest.mark.browser
+def test_each_box_of_the_network_leads_to_a_page(browser, site):  # noqa: F811
+    page, figure, complaints, _ = opened(browser, site, "paper", "network", 420)
+    figure.locator("a[href*=levels] > rect").first.click()
+    page.wait_for_url("**/engine/levels.html")
+    assert complaints == []
+    page.context.close()
 
 
 @pytest.mark.browser

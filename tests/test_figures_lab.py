@@ -2,7 +2,7 @@
 import pytest
 from nbformat import v4, write
 from test_exercises import QUIZ_OF
-from test_figures import PLACES, at, picture, saved_data
+from test_figures import PLACES, STILL, at, picture, saved_data
 
 from live2diff_nb.live.browser import KERNEL, wait_for
 from live_page import Page, browser, driver, film, lab, launch  # noqa: F401 (fixtures)
@@ -63,7 +63,7 @@ def test_a_picture_until_the_notebook_is_trusted(desk):
     assert drawn == set(KINDS), "a figure failed"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("masks", "quiz")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in STILL])
 def test_plays(desk, kind):
     figure = figure_of(desk, kind)
     figure.get_by_label("to the start").click()
