@@ -1,4 +1,4 @@
-"""The figures in a real JupyterLab: the saved cells of the chapters in one notebook, opened, trusted and played there."""
+"""The figures in a real JupyterLab: the saved cells of the chapters in one notebook, opened, trusted and played."""
 import pytest
 from nbformat import v4, write
 from test_exercises import QUIZ_OF
@@ -18,7 +18,8 @@ OUTSIDE = """edge => [...document.querySelectorAll('.l2d-page')].filter(root => 
 ASKED = """import json
 from live2diff_nb.figures.figure import Figure
 data = json.load(open('noise.json'))
-def answer(asked): return data | {"frame": asked["frame"], "entries": [one | {"sigma": .123} for one in data["entries"]]}
+entries = [one | {"sigma": .123} for one in data["entries"]]
+def answer(asked): return data | {"frame": asked["frame"], "entries": entries}
 Figure("noise", data, "a figure", None).widget(answer)"""
 
 
