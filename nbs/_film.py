@@ -1,4 +1,7 @@
-"""Make the moving picture of the README: `python nbs/_film.py` streams the demo clip through the bundled model."""
+"""Make the moving picture of the README: `python nbs/_film.py` streams the demo clip through the bundled model.
+
+One of its frames is saved as a still, for readers who have asked their system for less motion.
+"""
 from itertools import islice
 
 import numpy as np
@@ -9,7 +12,7 @@ from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.video.shown import resize_frame
 from live2diff_nb.video.sources import demo_clip, open_source
 
-FILM = NBS / "images/film.webp"
+FILM, STILL = NBS / "images/film.webp", NBS / "images/film_still.webp"
 STYLES = ("starry night", "watercolour", "cartoon")
 FIRST, COUNT, SIDE, MOST = 8, 72, 184, 1_500_000         # frames of the clip, all streamed; pixels of a panel; bytes
 
@@ -38,6 +41,7 @@ def main():
     for quality in range(70, 20, -10):
         first.save(FILM, save_all=True, append_images=rest, duration=80, loop=0, quality=quality, method=4)
         if FILM.stat().st_size < MOST: break
+    rest[len(rest) // 2].save(STILL, quality=80)
     print(f"{FILM.relative_to(NBS.parent)}: {1 + len(rest)} frames, {FILM.stat().st_size / 1e6:.2f} MB")
 
 

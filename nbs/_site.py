@@ -30,7 +30,7 @@ from _book import Page, around, book, cell_of, notebook, place_of, write_road
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4"}
 ASSETS = ["vendor/minisearch.min.js", "vendor/minisearch.LICENSE.txt", "_search.js"]
 FIGURES = re.compile(r'<(script|style)\b[^>]*\bdata-l2d=.*?</\1>', re.DOTALL)
-TEXT_LINK = re.compile(r"\]\((?!\w+:|#|/)")
+TEXT_LINK = re.compile(r'(\]\(|srcset=")(?!\w+:|#|/)')
 
 # A code cell may be folded (`#| code-fold: true`) or left out (`#| echo: false`).
 CELLS = """{% extends 'basic/index.html.j2' %}
@@ -184,7 +184,7 @@ def readme():
     index = Page("index.ipynb", linked=False)
     parts = [f"# {index.title}", f"> {index.description}"]
     for cell in index.nb.cells:
-        if cell.cell_type == "markdown": parts.append(TEXT_LINK.sub("](nbs/", cell.source))
+        if cell.cell_type == "markdown": parts.append(TEXT_LINK.sub(r"\1nbs/", cell.source))
         else:
             if not cell.metadata.echo_off: parts.append(f"```python\n{cell.source}\n```")
             parts += [readme_output(out) for out in cell.outputs]

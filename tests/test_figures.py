@@ -22,8 +22,9 @@ import _site  # noqa: E402
 
 PLACES = {"engine/masks": "masks", "engine/kvcache": "ring", "engine/stream": "pipeline", "live/wire": "ages",
           "live/view": "attention", "depth/estimator": "depth", "engine/lcm": "noise", "judge/variants": "parts",
-          "training/lora": "training"}
-PLAYED = {place: kind for place, kind in PLACES.items() if kind != "masks"}
+          "training/lora": "training", "engine/unet": "network", "paper": "network"}
+STILL = {"masks", "network", "quiz"}                                       # kinds without a player
+PLAYED = {place: kind for place, kind in PLACES.items() if kind not in STILL}
 
 
 def saved():
@@ -68,8 +69,11 @@ def test_a_widget_asks_the_kernel():
 def test_the_readme_moves_on_its_first_screen():
     first = (ROOT / "README.md").read_text(encoding="utf8").splitlines()[:10]
     path, = re.findall(r"!\[.*\]\((nbs/images/\S+)\)", "\n".join(first))
+    still, = re.findall(r'<source media="\(prefers-reduced-motion: reduce\)" srcset="(\S+)">', "\n".join(first))
     assert Image.open(ROOT / path).n_frames > 20 and (ROOT / path).stat().st_size < 1_500_000
-    assert f'NBS / "{Path(path).relative_to("nbs")}"' in (NBS / "_film.py").read_text(encoding="utf8")
+    assert Image.open(ROOT / still).n_frames == 1 and Image.open(ROOT / still).size == Image.open(ROOT / path).size
+    for each in (path, still):
+        assert f'NBS / "{Path(each).relative_to("nbs")}"' in (NBS / "_film.py").read_text(encoding="utf8")
 
 
 # ---- what a page computes itself ------------------------------------------------------------------------------------
@@ -272,6 +276,15 @@ def test_a_kernel_is_asked_for_another_frame(page):
 
 
 @pytest.mark.browser
+def test_each_box_of_the_network_leads_to_a_page(browser, site):  # noqa: F811
+    page, figure, complaints, _ = opened(browser, site, "paper", "network", 420)
+    figure.locator("a[href*=levels] > rect").first.click()
+    page.wait_for_url("**/engine/levels.html")
+    assert complaints == []
+    page.context.close()
+
+
+@pytest.mark.browser
 def test_one_frame_lights_up_in_ring_and_mask(browser, site):  # noqa: F811
     page, figure, complaints, _ = opened(browser, site, "engine/kvcache", "ring")
     assert figure.locator(".lit").count() == 0
@@ -305,6 +318,16 @@ def test_fits_in_light_and_dark_and_stands_still_when_asked(browser, site, place
         if kind not in PLOTS: assert picture(figure) == before
         page.context.close()
     assert inks[0][0] != inks[1][0] and inks[0][1] != inks[1][1]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("asked, name", [("reduce", "film_still.webp"), ("no-preference", "film.webp")])
+def test_the_start_page_moves_unless_asked_not_to(browser, site, asked, name):  # noqa: F811
+    page = browser.new_context(reduced_motion=asked).new_page()
+    page.goto((site / "index.html").as_uri())
+    shown = page.locator("picture img").evaluate("image => image.decode().then(() => image.currentSrc)")
+    assert shown.endswith(f"/images/{name}")
+    page.context.close()
 
 
 @pytest.mark.browser

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'SIDE', 'STEP', 'CARD', 'TIP', 'parts_of', 'page_of', 'told', 'box', 'card', 'levels_of', 'ends', 'legend',
-           'NetworkDrawing']
+           'in_letters', 'NetworkDrawing']
 
 # %% ../../nbs/figures/network.ipynb #net00004
+from functools import partial
 from html import escape
 from itertools import zip_longest
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..engine.levels import UpLevel
 from ..engine.unet import StreamUNet
+from .figure import Figure
 
 # %% ../../nbs/figures/network.ipynb #net00007
 LOOKS = {  # class -> letter, colour, what it does
@@ -136,6 +138,30 @@ def legend(
                    f'stroke="{colour}"/><text x="28" y="{y + 13 + 22 * i}"><tspan font-weight="bold">{letter}</tspan>  '
                    f'{meaning}</text>' for i, (letter, colour, meaning) in enumerate(seen))
 
+# %% ../../nbs/figures/network.ipynb #net0016a
+def in_letters(
+    canvas,               # a Matplotlib figure
+    unet: StreamUNet,     # the network
+    levels: list[tuple],  # as `levels_of` returns them
+):
+    "Draw the network as a U of lettered boxes: the still picture."
+    ax, depth, right = canvas.add_subplot(), len(levels) // 2, 2 + max(len(parts_of(level)) for _, level in levels)
+    rows = [(0, 2, "latents; the depth is added", [unet.conv_in, unet.flow_conv_in]),
+            (right, 2, "noise, or the picture", [unet.conv_out])]
+    rows += [(right * (0.5 * (i == depth) + (i > depth)), -2 * min(i, 2 * depth - i), name, parts_of(level))
+             for i, (name, level) in enumerate(levels)]
+    used = {}
+    for x, y, name, parts in rows:
+        ax.text(x - 0.4, y + 0.75, name, fontsize=9)
+        for k, part in enumerate(parts):
+            letter, colour, _ = LOOKS[type(part).__name__]
+            used[letter] = type(part).__name__
+            look = dict(facecolor=colour, edgecolor=colour, alpha=0.5, boxstyle="round")
+            ax.text(x + k, y, letter, ha="center", va="center", bbox=look)
+    ax.set_title(", ".join(f"{letter} {name}" for letter, name in used.items()), fontsize=7.5)
+    ax.set(xlim=(-1, 2 * right - 2), ylim=(-2 * depth - 1, 3.5))
+    ax.axis("off")
+
 # %% ../../nbs/figures/network.ipynb #net00017
 class NetworkDrawing:
     "A network as a drawing (the paper's Fig. 2), each box a link to the page of its class."
@@ -173,5 +199,9 @@ class NetworkDrawing:
                 f'aria-label="{escape(self.text)}" font-family="sans-serif" font-size="12" fill="currentColor">'
                 f'{whole}</svg>')
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        return {"text/html": self.svg(), "text/plain": self.text}
+    def figure(self) -> Figure:
+        "The drawing with a still picture beside it, for where no script runs."
+        still = partial(in_letters, unet=self.unet, levels=self.levels)
+        return Figure("network", {"svg": self.svg()}, self.text, still, (7, 4))
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict: return self.figure()._repr_mimebundle_()

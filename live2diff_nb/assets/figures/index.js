@@ -10,8 +10,9 @@ import {noise} from "./noise.js";
 import {parts} from "./parts.js";
 import {training} from "./training.js";
 import {quiz} from "./quiz.js";
+import {network} from "./network.js";
 
-const KINDS = {masks, ring, pipeline, ages, attention, depth, noise, parts, training, quiz};
+const KINDS = {masks, ring, pipeline, ages, attention, depth, noise, parts, training, quiz, network};
 
 export function draw(root, kind, data, text, ask = null) {
   root.classList.add("l2d-figure");

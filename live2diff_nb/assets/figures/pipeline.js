@@ -60,7 +60,8 @@ export function pipeline(root, data) {
     if (!times) return;
     const now = whole * tick / ticks, counted = names.map(name => count(name, now));
     for (const name of names) boxes[name].replaceChildren(h("p", {class: "head"}, name), timetable(name, now));
-    table.replaceChildren(h("tr", {}, ["", "network calls so far", "frames done", "latency of a frame", "frames per unit of time"].map(text => h("th", {}, text))), ...counted.map(row => h("tr", {}, row.map((cell, n) => h("td", {}, n < 3 ? String(cell) : cell.toFixed(2))))));
+    const told = ["network calls so far", "frames done", "latency of a frame", "frames per unit of time"];
+    table.replaceChildren(h("tr", {}, h("th"), names.map(name => h("th", {}, name))), ...told.map((text, n) => h("tr", {}, h("td", {}, text), counted.map(row => h("td", {}, n < 2 ? String(row[n + 1]) : row[n + 1].toFixed(2))))));
     const [a, b] = counted;
     say.replaceChildren(`Time is counted in network calls of one row. `, b ? h("b", {}, `${(a[4] / b[4]).toFixed(2)} times the frames of the sequential twin`) : "", b ? `, at ${(a[3] / b[3]).toFixed(2)} times its latency. ` : "",
       extra.value === 0 ? "Rows are free: a GPU with room to spare." : extra.value === 100 ? "Each row costs as much as a call of its own: a busy CPU gains nothing." : "");

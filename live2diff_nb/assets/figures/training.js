@@ -11,7 +11,7 @@ export function training(root, data) {
   function draw(n) {
     if (!root.contains(say)) return;
     const SIDE = side(root, 150, 108), done = steps[n], upTo = values => values.map((v, i) => i < done ? v : null), columns = [losses.map((_, i) => i + 1), smooth, upTo(losses), upTo(smooth)];
-    pictures.replaceChildren(...data.examples.map(one => h("div", {class: "panels dials"}, card(one.name, one.input, "input", {width: SIDE, height: SIDE}),
+    pictures.replaceChildren(...data.examples.map(one => h("div", {class: "panels dials three"}, card(one.name, one.input, "input", {width: SIDE, height: SIDE}),
       card(`after step ${done}`, one.made[n], `off by ${one.off[n].toFixed(3)}`, {width: SIDE, height: SIDE}), card("target", one.target, data.teacher, {width: SIDE, height: SIDE}))));
     if (drawn) drawn.set(columns);
     else drawn = plot(box, {x: "step", y: "loss", height: 220, data: columns, range: {x: () => [0, losses.length], y: (_, low, high) => [0, high * 1.05]},
