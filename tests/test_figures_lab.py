@@ -98,7 +98,7 @@ def test_a_quiz_is_answered(desk):
 
 def test_the_kernel_answers(desk):
     number = desk.begin(ASKED)
-    widget = desk.page.locator('.l2d-figure[data-drawn="noise"]').last
+    widget = desk.page.locator('.l2d-figure:not(.l2d-page)[data-drawn="noise"]')
     slider = widget.get_by_label("frame of the clip")
     wait_for(lambda: desk.page.evaluate("n => window.jobs[n] !== null", number) and slider.count() == 1)
     slider.focus()
