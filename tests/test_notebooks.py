@@ -78,13 +78,7 @@ def words(text):
     return [word for word in text.split() if re.search(r"\w", word)]
 
 
-def changes(path):
-    "Pages of a training that goes on: they are written when it is over."
-    return path.parent.name == "tiny" or path == NBS / "training/loop.ipynb"
-
-
-def test_text_cells_are_short(path, page):
-    if changes(path): return
+def test_text_cells_are_short(page):
     long = {text[:60]: len(words(text)) for text in markdown(page) if len(words(text)) > 120}
     assert not long, f"words of a cell, 120 at most: {long}"
 
@@ -97,7 +91,7 @@ LIMITS = re.compile(r"^## What .*(?:do(?:es)? not (?:show|say)|leaves out)$", re
 
 
 def test_page_says_what_it_does_not_show(path, page):
-    if changes(path) or path == NBS / "index.ipynb": return
+    if path == NBS / "index.ipynb": return
     assert any(LIMITS.search(text) for text in markdown(page)[-2:]), "no `## What this page does not show` at the end"
 
 
