@@ -3,6 +3,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from live2diff_nb import Live2Diff
 from live2diff_nb.data.teachers import STYLES
 from live2diff_nb.depth.small import TinyDepth
 from live2diff_nb.tiny.batches import Batches, DenoiserConfig
+from live2diff_nb.tiny import build
 from live2diff_nb.tiny.build import main
+from live2diff_nb.tiny.chain import Chain
 from live2diff_nb.tiny.denoiser import DenoiserLoss, train_denoiser
 from live2diff_nb.tiny.painter import TINY_UNET, Painter
 from live2diff_nb.tiny.texture import edge_loss
@@ -115,6 +118,9 @@ def test_depth_changes_nothing_at_the_start(tmp_path, stacks, frozen):
 
 
 def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, monkeypatch):
+    flat = dict(SMALL, in_channels=16, out_channels=16, block_out_channels=(8, 16),     # graphs of 2 levels: sooner made
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"))
+    monkeypatch.setattr(build, "Chain", partial(Chain, unet=flat))
     shutil.copytree(TINY / "depth", tmp_path / "depth/depth")
     (tmp_path / "crops").mkdir()
     np.save(tmp_path / "crops/000.npy", np.stack([stack[:, :64, :64] for stack in stacks]))
