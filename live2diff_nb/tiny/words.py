@@ -56,7 +56,7 @@ def make_tokenizer(
     "A CLIP tokenizer whose merges are learnt from prompts; every call gives the same."
     rng = np.random.default_rng(0)
     corpus = [make_prompt(style, rng) for style in WORDINGS for _ in range(400)]
-    tokenizer = CLIPTokenizer().train_new_from_iterator(corpus, vocab_size)
+    tokenizer = CLIPTokenizer().train_new_from_iterator(corpus, vocab_size, show_progress=False)
     tokenizer.model_max_length = length
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
