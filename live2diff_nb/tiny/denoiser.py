@@ -188,7 +188,8 @@ class DenoiserLoss:
         if frames == 1: return values
         error = (picture - goal).unflatten(0, (n, -1))
         steady = steadiness_loss(error, batch.was[:, late:], batch.seen[:, late:])
-        return values | dict(steady=steady, grain=F.relu(grain(picture, goal) - grain(goal, goal)).mean())
+        dirt, theirs = grain(picture, goal).mean(), grain(goal, goal).mean().clamp(min=1e-4)
+        return values | dict(steady=steady, grain=F.relu(dirt / theirs - 1))
 
 # %% ../../nbs/tiny/denoiser.ipynb #1e4f232d
 def train_denoiser(
