@@ -66,8 +66,7 @@ def critic_losses(
     says, sees = torch.func.functional_call(critic, frozen(critic), (picture, photo, style))
     teacher, there = critic(goal, photo, style)
     painted, _ = critic(picture.detach(), photo, style)
-    with torch.no_grad(): _, before = critic(photo, photo, style)
-    def apart(maps): return sum((a - b.detach()).abs().mean((1, 2, 3)) for a, b in zip(maps, there))
-    features = (trust * apart(sees)).mean() / apart(before).mean().clamp(min=1e-3)    # 1: as far off as the photograph
+    unlike = sum((a - b.detach()).abs().mean((1, 2, 3)) for a, b in zip(sees, there))
+    features = (trust * unlike).mean() / sum(b.detach().abs().mean() for b in there)
     return dict(critic=hinge(teacher, painted), features=features,
                 verdict=(trust * F.softplus(-says).mean((1, 2, 3))).mean())
