@@ -188,8 +188,8 @@ class DenoiserLoss:
         if frames == 1: return values
         error = (picture - goal).unflatten(0, (n, -1))
         steady = steadiness_loss(error, batch.was[:, late:], batch.seen[:, late:])
-        dirt, theirs = grain(picture, goal).mean(), grain(goal, goal).mean().clamp(min=1e-4)
-        return values | dict(steady=steady, grain=F.relu(dirt / theirs - 1))
+        dirt, theirs = (2e-3 + grain(x, goal).mean() for x in (picture, goal))         # a quarter of a grey level more
+        return values | dict(steady=steady, grain=(dirt / theirs).clamp(min=1))
 
 # %% ../../nbs/tiny/denoiser.ipynb #1e4f232d
 def train_denoiser(

@@ -152,9 +152,7 @@ class LossTable(nn.Module):
         "Keep the values at the start of those losses that have none yet."
         for k, name in enumerate(self.weights):
             found = [value[name].detach() for value in values if name in value]
-            if not found or self.start[k]: continue
-            mean = torch.stack(found).mean()
-            self.start[k] = mean if mean > 1e-4 else 1                # nothing to divide by: it counts as it is
+            if found and not self.start[k]: self.start[k] = torch.stack(found).mean()
 
     def forward(
         self,
