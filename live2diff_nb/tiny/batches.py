@@ -49,7 +49,7 @@ class DenoiserConfig:
     old: float = 0.3             # share of the clips whose warmup frames are old
     objects: float = 0.6         # share of the clips in which something moves by itself
     speed: float = 4.0           # fastest pan, pixels a frame
-    decoder: bool = True         # train the decoder too, once the clips begin
+    decoder: bool = False        # train the decoder too, once the clips begin
     photos: float = 0.08         # share of the clips that are asked for as they are
     full: int = 160              # entry timestep from which on the painting is asked for, and no mixture with the photo
     losses: dict = field(default_factory=lambda: dict(LOSSES))   # name -> weight

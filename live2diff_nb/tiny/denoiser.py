@@ -86,7 +86,7 @@ class DenoiserLoss:
         self,
         step: int,  # of the run
     ) -> bool:
-        "Has the second part begun, with clips, the losses on strokes, and a decoder that learns too?"
+        "Has the second part begun, with clips and the losses on strokes?"
         return step >= self.config.first * self.config.steps
 
     @torch.no_grad()
