@@ -12,8 +12,8 @@ NOTEBOOK := nbs/tutorials/live.ipynb
 GPU := out/gpu-folder
 GPU_WHEELS := diffusers lazy-loader einops importlib-metadata zipp
 
-.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme film docs bench gpu-folder \
-  weights-folder weights clean
+.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme film docs docs-quarto bench \
+  gpu-folder weights-folder weights clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make live     open the live notebook in JupyterLab"
 	@echo "make test     every check: exports, notebooks, site, pytest"
 	@echo "make docs     build the site in _docs/"
+	@echo "make docs-quarto  the same pages by Quarto, which must be installed"
 	@echo "make bench    measure speed and memory on this machine"
 	@echo "make gpu-folder  what a GPU machine without a network needs beside a clone, for \`bench gpu\`"
 	@echo "make weights-folder  the same for \`make weights\`: wheels, and the photographs as small JPEG files"
@@ -87,10 +88,11 @@ film: $(VENV)/.run
 	$(BIN)/python nbs/_film.py
 
 docs: $(VENV)/.dev
-	@if command -v quarto >/dev/null; \
-	then $(BIN)/python nbs/_site.py api && PYTHONPATH=nbs $(BIN)/nbdev_docs; \
-	else $(BIN)/python nbs/_site.py build; fi
+	$(BIN)/python nbs/_site.py build
 	@echo "Open $(CURDIR)/_docs/index.html"
+
+docs-quarto: $(VENV)/.dev
+	$(BIN)/python nbs/_site.py api && PYTHONPATH=nbs $(BIN)/nbdev_docs
 
 bench: $(VENV)/.dev
 	$(BIN)/live2diff-nb bench

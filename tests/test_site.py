@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from test_browser import browser  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,6 +120,15 @@ def test_prose_links_to_the_api(site):
     text = "`ring_state`, `numbers` and ``x``; [`ring_state`](x.ipynb)\n```\n`ring_state`\n```\n`ring_state()`"
     linked = _api.linked(text, "engine/unet.ipynb", "engine.unet")
     assert linked == text.replace("`ring_state`,", "[`ring_state`](../api/engine.qmd#engine.kvcache.ring_state),")
+
+
+def test_what_is_published_is_what_is_tested():
+    "The workflow uploads what `make docs` builds, with the builder that the tests open in a browser."
+    steps = yaml.safe_load((ROOT / ".github/workflows/docs.yml").read_text(encoding="utf8"))["jobs"]["build"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make docs"]
+    assert next(step["with"]["path"] for step in steps if "upload" in step.get("uses", "")) == "_docs"
+    rule = (ROOT / "Makefile").read_text(encoding="utf8").split("\ndocs:")[1].split("\n\n")[0]
+    assert "nbs/_site.py build" in rule and "quarto" not in rule
 
 
 def test_quarto_gets_the_same_pages(tmp_path):
