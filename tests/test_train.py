@@ -118,7 +118,7 @@ def test_depth_changes_nothing_at_the_start(tmp_path, stacks, frozen):
 
 
 def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, monkeypatch):
-    flat = dict(SMALL, in_channels=16, out_channels=16, block_out_channels=(8, 16),     # graphs of 2 levels: sooner made
+    flat = dict(SMALL, in_channels=16, out_channels=16, block_out_channels=(8, 16),  # two levels: graphs made sooner
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"))
     monkeypatch.setattr(build, "Chain", partial(Chain, unet=flat))
     shutil.copytree(TINY / "depth", tmp_path / "depth/depth")
