@@ -23,7 +23,7 @@ from ..training.loop import share
 # %% ../../nbs/tiny/batches.ipynb #c55279c0
 FREE = {"starry night": 0.85, "watercolour": 0.5, "etching": 0.85, "cartoon": 0.2, "coloured pencil": 0.7,
         "poster": 0.35, "pastel": 0.6, "woodcut": 0.8, "photo": 0.3}
-LOSSES = dict(latent=0.3, pixels=1.0, edges=0.3, colours=1.0, texture=1.5, crisp=0.6, features=1.0, verdict=0.2,
+LOSSES = dict(latent=0.3, pixels=1.0, edges=0.3, colours=1.0, texture=0.5, crisp=0.4, features=1.5, verdict=0.4,
               critic=1.0, depth=0.3, steady=1.0, grain=0.3, kept=0.5)
 
 
