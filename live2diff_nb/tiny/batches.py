@@ -23,17 +23,18 @@ from ..training.loop import share
 # %% ../../nbs/tiny/batches.ipynb #c55279c0
 FREE = {"starry night": 0.85, "watercolour": 0.5, "etching": 0.85, "cartoon": 0.2, "coloured pencil": 0.7,
         "poster": 0.35, "pastel": 0.6, "woodcut": 0.8, "photo": 0.3}
-LOSSES = dict(latent=0.3, pixels=1.0, edges=0.3, colours=1.0, texture=0.5, crisp=0.4, features=1.5, verdict=0.4,
-              critic=1.0, depth=0.3, steady=1.0, grain=0.3, kept=0.5)
+LOSSES = dict(latent=1.0, pixels=1.0, edges=0.3, colours=1.0, strokes=1.0, features=0.5, verdict=0.7, critic=1.0,
+              depth=0.2, steady=0.7, grain=0.3)
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
     "Everything that the denoiser's training depends on, but for data and frozen networks."
     steps: int = 8000            # optimiser steps
-    first: float = 0.40625       # share of them, at the beginning, on single frames
+    strict: float = 0.2          # share of them, at the beginning, without the losses on strokes
+    first: float = 0.5           # share of them, at the beginning, on single frames
     alone: float = 0.15          # share of the rest on single frames, so that the spatial layers stay able to paint
-    singles: int = 8             # single frames a step
+    singles: int = 12            # single frames a step
     clips: int = 2               # clips a step
     frames: int = 16             # frames of a clip, L
     warmup: int = 8              # warmup frames of the mask, L_w
@@ -49,7 +50,7 @@ class DenoiserConfig:
     old: float = 0.3             # share of the clips whose warmup frames are old
     objects: float = 0.6         # share of the clips in which something moves by itself
     speed: float = 4.0           # fastest pan, pixels a frame
-    decoder: bool = False        # train the decoder too, once the clips begin
+    shown: int = 4               # frames of a clip that are decoded, one after the other
     photos: float = 0.08         # share of the clips that are asked for as they are
     full: int = 160              # entry timestep from which on the painting is asked for, and no mixture with the photo
     losses: dict = field(default_factory=lambda: dict(LOSSES))   # name -> weight

@@ -24,13 +24,14 @@ from ..depth.small import TinyDepth
 from ..files.places import whole_file
 from .autoencoder import train_vae
 from .chain import OTHERS, PARTS, Chain, recipe, run_part
+from .decoder import train_decoder
 from .denoiser import train_denoiser
 from .loras import train_lora
 from .painter import Painter
 from .shipping import settings_of, ship
 
 # %% ../../nbs/tiny/build.ipynb #fdfab79e
-SHARES = dict(vae=0.15, depth=0.08, denoiser=0.65, loras=0.08)   # of the minutes that painting leaves
+SHARES = dict(vae=0.12, decoder=0.06, depth=0.08, denoiser=0.62, loras=0.08)   # of the minutes that painting leaves
 
 def seconds_a_step(
     train,            # (folder, steps) -> None, trains so many steps
@@ -56,19 +57,22 @@ def fitted(
     if not kept.exists():
         stacks = open_crops(chain.folder / "crops")
         def vae(folder, steps): train_vae(stacks, folder, replace(chain.vae, steps=steps))
+        def draw(folder, steps):
+            train_decoder(chain.vae.network(), stacks, folder, replace(chain.decoder, steps=steps))
         def paint(folder, steps):
             painter = Painter(folder, chain.vae.network(), TinyDepth().eval(), chain.unet)
             train_denoiser(painter, stacks, config=replace(chain.denoiser, steps=steps))
         def lora(folder, steps):
             painter = Painter(folder, chain.vae.network(), TinyDepth().eval(), chain.unet)
             train_lora(painter, STYLES[0], folder / "x.safetensors", stacks, replace(chain.loras, steps=steps))
-        each = dict(vae=seconds_a_step(vae), denoiser=seconds_a_step(paint), loras=len(STYLES) * seconds_a_step(lora))
+        each = dict(vae=seconds_a_step(vae), decoder=seconds_a_step(draw), denoiser=seconds_a_step(paint),
+                    loras=len(STYLES) * seconds_a_step(lora))
         found = {name: max(20, int(seconds * SHARES[name] / value)) for name, value in each.items()}
         found["share"] = min(1, found["denoiser"] / chain.denoiser.steps)
         with whole_file(kept) as part: part.write_text(json.dumps(found))
     found = json.loads(kept.read_text())
     def fewer(stage): return dict(stage, steps=max(20, int(stage["steps"] * found["share"])))
-    new = {name: replace(getattr(chain, name), steps=found[name]) for name in ("vae", "denoiser", "loras")}
+    new = {name: replace(getattr(chain, name), steps=found[name]) for name in ("vae", "decoder", "denoiser", "loras")}
     return replace(chain, **new, depth={name: fewer(stage) for name, stage in chain.depth.items()})
 
 # %% ../../nbs/tiny/build.ipynb #c5c08e3c
@@ -147,7 +151,8 @@ def asked(
     if args.crops: chain = replace(chain, crops=args.crops)
     given = {name: value for name, value in (("steps", args.steps), ("size", args.size)) if value is not None}
     few = {} if args.batch is None else dict(clips=args.batch)
-    return replace(chain, vae=replace(chain.vae, **given), loras=replace(chain.loras, **given, **few),
+    return replace(chain, vae=replace(chain.vae, **given), decoder=replace(chain.decoder, **given),
+                   loras=replace(chain.loras, **given, **few),
                    denoiser=replace(chain.denoiser, **given, **few, **(dict(singles=args.batch) if few else {})),
                    depth={name: dict(stage, **given) for name, stage in chain.depth.items()})
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORK', 'CODE', 'PARTS', 'OTHERS', 'Chain', 'watcher', 'share_start', 'run_photos', 'run_crops', 'run_vae',
-           'run_depth', 'new_painter', 'run_denoiser', 'run_loras', 'run_witness', 'run_part', 'recipe']
+           'run_decoder', 'run_depth', 'new_painter', 'run_denoiser', 'run_loras', 'run_witness', 'run_part', 'recipe']
 
 # %% ../../nbs/tiny/chain.ipynb #cha00004
 import math
@@ -27,9 +27,10 @@ from ..engine.temporal import MotionModule, TemporalAttention
 from ..engine.unet import StreamUNet
 from ..files.places import RECORD, read_record, whole_file, write_record
 from ..judge.witness import WITNESS_RECIPE, train_witness
-from . import autoencoder, batches, critic, denoiser, texture
+from . import autoencoder, batches, critic, decoder as drawing, denoiser, texture
 from .autoencoder import AutoencoderConfig, train_vae
 from .batches import DenoiserConfig
+from .decoder import DecoderConfig, train_decoder
 from .denoiser import train_denoiser
 from .loras import LoraConfig, train_lora
 from .painter import TINY_UNET, Painter
@@ -50,6 +51,7 @@ class Chain:
     photos: tuple = ()             # folders of pictures; none: `default_photographs()`
     crops: int = 1760              # painted crops of 256 x 256
     vae: AutoencoderConfig = AutoencoderConfig()  # of the autoencoder
+    decoder: DecoderConfig = DecoderConfig()      # of its decoder, against a critic
     depth: dict = field(default_factory=lambda: DEPTH_STAGES)    # of the depth estimator, as `train_depth` takes it
     unet: dict = field(default_factory=lambda: TINY_UNET)        # of the `StreamUNet`
     denoiser: DenoiserConfig = DenoiserConfig()   # of the denoiser
@@ -67,6 +69,7 @@ class Chain:
 NETWORK = (StreamUNet, Level, DownLevel, MiddleLevel, UpLevel, DepthAdapter, MotionModule, TemporalAttention)
 CODE = dict(vae=(autoencoder, edge_loss, TinyVAE, encoder, decoder, ResidualBlock),
             depth=(TinyDepth, depth_loss, scene_batch, seen_by_camera),
+            decoder=(drawing, critic, texture),
             denoiser=(batches, denoiser, texture, critic, Painter, camera, crops, make_prompt, *NETWORK))
 
 # %% ../../nbs/tiny/chain.ipynb #cha00007
@@ -137,6 +140,16 @@ def run_vae(
     train_vae(stacks, chain.folder / "vae", chain.vae, report=report, told=told)
 
 
+def run_decoder(
+    chain: Chain,  # crops and autoencoder
+):
+    "The autoencoder -> the same latents, with a decoder that draws."
+    vae = load_part(TinyVAE, chain.made("vae", "vae"), "cpu", torch.float32).to(memory_format=torch.channels_last)
+    told = dict(code=sources(*CODE["decoder"]), vae=weights_of(vae))
+    stacks, report = open_crops(chain.folder / "crops"), curve(chain.folder, "decoder")
+    train_decoder(vae, stacks, chain.folder / "decoder", chain.decoder, report=report, told=told)
+
+
 def run_depth(
     chain: Chain,  # crops
 ):
@@ -150,8 +163,8 @@ def new_painter(
     folder: Path,   # checkpoints and the tokenizer
 ) -> Painter:
     "The denoiser before its first step."
-    parts = (TinyVAE, "vae"), (TinyDepth, "depth")
-    vae, depth = (load_part(kind, chain.made(name, name), "cpu", torch.float32) for kind, name in parts)
+    parts = (TinyVAE, "decoder", "vae"), (TinyDepth, "depth", "depth")
+    vae, depth = (load_part(kind, chain.made(part, name), "cpu", torch.float32) for kind, part, name in parts)
     return Painter(folder, vae.to(memory_format=torch.channels_last), fold_norms(depth), chain.unet)
 
 
@@ -160,7 +173,7 @@ def run_denoiser(
     name: str = "denoiser",    # of the run
     mode: str = "live2diff",   # of its mask
 ):
-    "Crops, autoencoder and depth estimator -> denoiser, text encoder and the decoder that goes with them."
+    "Crops, autoencoder and depth estimator -> denoiser and text encoder."
     if mode == "alone": share_start(chain)
     painter = new_painter(chain, chain.folder / name)
     told = dict(code=sources(*CODE["denoiser"]), vae=weights_of(painter.vae), depth=weights_of(painter.depth))
@@ -180,9 +193,8 @@ def run_loras(
         depth = load_part(TinyDepth, chain.made("depth", "depth"), "cpu", torch.float32)
         painter = Painter(chain.folder / "loras" / f"{style}-run", vae, depth, chain.unet)
         for name, part in painter.models.items():
-            if name != "decoder":
-                trained = load_part(type(part), result / name, "cpu", torch.float32)
-                part.load_state_dict(trained.state_dict())
+            trained = load_part(type(part), result / name, "cpu", torch.float32)
+            part.load_state_dict(trained.state_dict())
         path = chain.folder / "loras" / f"{style}.safetensors"
         train_lora(painter, style, path, stacks, chain.loras, report=curve(chain.folder, style),
                    told=dict(unet=weights_of(painter.unet)))
@@ -196,7 +208,8 @@ def run_witness(
     train_witness(chain.folder, textures, WITNESS_RECIPE, progress("witness"))
 
 # %% ../../nbs/tiny/chain.ipynb #cha00009
-PARTS = dict(crops=run_crops, vae=run_vae, depth=run_depth, denoiser=run_denoiser, loras=run_loras)
+PARTS = dict(crops=run_crops, vae=run_vae, decoder=run_decoder, depth=run_depth, denoiser=run_denoiser,
+             loras=run_loras)
 OTHERS = dict(photos=run_photos, witness=run_witness, control=partial(run_denoiser, name="control", mode="alone"))
 
 

@@ -12,31 +12,36 @@ from torch import Tensor, nn
 
 # %% ../../nbs/tiny/critic.ipynb #c9f8550a
 class Critic(nn.Module):
-    "Whose painting is this? A verdict a patch."
+    "Whose painting is this? Verdicts on small places and on larger ones."
 
     def __init__(
         self,
-        styles: int,      # how many there are to be told apart
-        width: int = 24,  # channels after the first convolution; doubled twice
+        styles: int,         # how many there are to be told apart
+        channels: int = 16,  # of a painting: of its latents, or 3
+        fold: int = 1,       # of a picture: pixels that become one place, along each side
+        width: int = 64,     # channels of the first two layers; doubled for the larger places
     ):
         super().__init__()
-        widths = (3 + 3 + styles, width, 2 * width, 4 * width)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:]))
-        self.last = nn.Conv2d(widths[-1], 1, 3, 1, 1)
+        self.fold = nn.PixelUnshuffle(fold)
+        first = 2 * channels * fold**2 + styles
+        self.convs = nn.ModuleList([
+            nn.Conv2d(first, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1),
+            nn.Conv2d(width, 2 * width, 4, 2, 1), nn.Conv2d(2 * width, 2 * width, 3, padding=1)])
+        self.near, self.wide = (nn.Conv2d(n, 1, 3, padding=1) for n in (width, 2 * width))
 
     def forward(
         self,
-        painting: Tensor,  # (n, 3, h, w) in [-1, 1]
-        photo: Tensor,     # the same
+        painting: Tensor,  # (n, channels, h, w)
+        source: Tensor,    # the same of what was painted
         style: Tensor,     # (n, styles), 1 at the style that was asked for
-    ) -> tuple:            # (n, 1, h / 8, w / 8) verdicts; its feature maps, three tensors
+    ) -> tuple:            # (n, verdicts); its feature maps, four tensors
         "Above zero: the teacher's; below: the denoiser's."
-        wide = style[:, :, None, None].expand(-1, -1, *painting.shape[-2:])
-        x, noticed = torch.cat([painting, photo, wide], 1), []
+        x = self.fold(torch.cat([painting, source], 1))
+        x, noticed = torch.cat([x, style[:, :, None, None].expand(-1, -1, *x.shape[-2:])], 1), []
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.2)
             noticed.append(x)
-        return self.last(x), noticed
+        return torch.cat([self.near(noticed[1]).flatten(1), self.wide(x).flatten(1)], 1), noticed
 
 # %% ../../nbs/tiny/critic.ipynb #ae45b7ba
 def hinge(
@@ -55,18 +60,16 @@ def frozen(
 
 
 def critic_losses(
-    critic: nn.Module,            # trained by `critic`
-    picture: Tensor,              # (n, 3, h, w) painted, trained by `verdict` and `features`
-    goal: Tensor,                 # (n, 3, h, w) the teacher's
-    photo: Tensor,                # (n, 3, h, w)
-    style: Tensor,                # (n, styles)
-    trust: Tensor | float = 1.0,  # (n,) how much the denoiser hears of both
-) -> dict:                        # critic, verdict, features: three numbers
-    "The critic's loss and the denoiser's two; neither pulls at the other's weights."
-    says, sees = torch.func.functional_call(critic, frozen(critic), (picture, photo, style))
-    teacher, there = critic(goal, photo, style)
-    painted, _ = critic(picture.detach(), photo, style)
-    unlike = sum((a - b.detach()).abs().mean((1, 2, 3)) for a, b in zip(sees, there))
-    features = (trust * unlike).mean() / sum(b.detach().abs().mean() for b in there)
-    return dict(critic=hinge(teacher, painted), features=features,
-                verdict=(trust * F.softplus(-says).mean((1, 2, 3))).mean())
+    critic: nn.Module,  # trained by `critic`
+    made: Tensor,       # (n, c, h, w) the painting, trained by `verdict` and `features`
+    goal: Tensor,       # (n, c, h, w) the teacher's
+    source: Tensor,     # (n, c, h, w) what was painted
+    style: Tensor,      # (n, styles)
+) -> dict:              # critic, verdict, features: three numbers
+    "The critic's loss and the painter's two; neither pulls at the other's weights."
+    says, sees = torch.func.functional_call(critic, frozen(critic), (made, source, style))
+    teacher, there = critic(goal, source, style)
+    painted, _ = critic(made.detach(), source, style)
+    pairs = [(a, b.detach()) for a, b in zip(sees, there)]
+    features = sum((a - b).abs().mean() / b.abs().mean() for a, b in pairs) / len(pairs)
+    return dict(critic=hinge(teacher, painted), features=features, verdict=F.softplus(-says).mean())

@@ -18,12 +18,10 @@ from ..data.teachers import STYLES
 from ..engine.lcm import add_noise, pick_timesteps, predict_x0, row_scalings
 from ..engine.masks import temporal_mask
 from ..engine.unet import chunk_views
-from .autoencoder import kept_loss
 from .batches import Ahead, Batch, Batches, DenoiserConfig
 from .critic import Critic, critic_losses
 from .painter import MAX_TIMESTEP, Painter
-from .texture import (LossTable, StyleLoss, coarse_loss, crisp_loss, edge_loss, grain, inner,
-                                       steadiness_loss)
+from .texture import LossTable, StyleLoss, coarse_loss, edge_loss, grain, steadiness_loss
 from ..training.loop import Run
 
 # %% ../../nbs/tiny/denoiser.ipynb #9e9c899e
@@ -49,7 +47,7 @@ def clip_noise(
 
 # %% ../../nbs/tiny/denoiser.ipynb #c40da32b
 class DenoiserLoss:
-    "What is asked of the denoiser: every denoising step, and the picture after the last."
+    "What is asked of the denoiser: every denoising step, the strokes of its latents, and the picture after the last."
 
     def __init__(
         self,
@@ -59,17 +57,11 @@ class DenoiserLoss:
     ):
         self.painter, self.make, self.config = painter, make, config
         self.ahead = Ahead(make, config.steps, workers=max(2, cpu_count() // 2))
-        self.names, self.style, self.measured = list(config.free), StyleLoss(), set()
+        self.names, self.measured, channels = list(config.free), set(), painter.vae.config.latent_channels
+        self.strokes = StyleLoss(filters=48, scales=1, channels=channels, side=3)
         torch.manual_seed(config.seed)
-        own = dict(critic=Critic(len(self.names)), table=LossTable(config.losses))
+        own = dict(critic=Critic(len(self.names), channels), table=LossTable(config.losses))
         self.models = nn.ModuleDict(dict(painter.models, **own))
-
-    def free(
-        self,
-        names: list,  # of styles
-    ) -> Tensor:      # (n,)
-        "How free the strokes are."
-        return torch.tensor([self.config.free[name] for name in names], device=self.style.kernels.device)
 
     def __call__(
         self,
@@ -78,16 +70,15 @@ class DenoiserLoss:
     ) -> Tensor:      # a number
         "The loss of one share of one step's batch."
         batch = self.ahead(step, mine)
-        self.painter.vae.decoder.requires_grad_(self.config.decoder and self.later(step))
-        if (self.later(step), batch.photo.shape[1]) not in self.measured: self.measure(step, batch.photo.shape[1])
+        if (self.strict(step), batch.photo.shape[1]) not in self.measured: self.measure(step, batch.photo.shape[1])
         return self.models["table"](self.values(step, batch))
 
-    def later(
+    def strict(
         self,
         step: int,  # of the run
     ) -> bool:
-        "Has the second part begun, with clips and the losses on strokes?"
-        return step >= self.config.first * self.config.steps
+        "Is it still the first part, without the losses on strokes?"
+        return step < self.config.strict * self.config.steps
 
     @torch.no_grad()
     def measure(
@@ -96,7 +87,7 @@ class DenoiserLoss:
         length: int,  # frames of a clip
     ):
         "The losses' values at the start, on whole batches: the same however a batch is split."
-        self.measured.add((self.later(step), length))
+        self.measured.add((self.strict(step), length))
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             whole = [(k, self.make(k, slice(None))) for k in range(step, min(step + 4, self.config.steps))]
@@ -108,25 +99,28 @@ class DenoiserLoss:
         batch: Batch,  # of it, or a share
     ) -> dict:         # name -> a number
         "The losses."
-        batch = batch.to(self.style.kernels.device)
-        scheduler, rng = self.painter.scheduler, np.random.default_rng((self.config.seed, 9, step))
-        timesteps = any_timesteps(scheduler, self.config, rng)
-        share = min(1, timesteps[0] / self.config.full)
+        batch, config = batch.to(self.strokes.kernels.device), self.config
+        rng = np.random.default_rng((config.seed, 9, step))
+        timesteps = any_timesteps(self.painter.scheduler, config, rng)
+        share = min(1, timesteps[0] / config.full)
         batch = batch._replace(goal=batch.photo + share * (batch.goal - batch.photo))
-        latents, target, latent = self.denoise(batch, timesteps)
-        with torch.autocast(latents.device.type, enabled=False):
-            goal = batch.goal.flatten(0, 1)[::6]
-            if set(self.config.losses) == {"latent"}: return dict(latent=latent)
-            if not self.later(step): return dict(latent=latent, **self.strict(batch, latents.float()))
-            values = dict(latent=latent, **self.pictures(batch, latents.float()))
-            if self.config.decoder: values["kept"] = kept_loss(self.painter.vae, target[::6].float(), goal, 0.5)
-            return values
+        frames, moving = batch.photo.shape[1], step >= config.first * config.steps
+        out, target, source, latent = self.denoise(batch, timesteps, moving)
+        with torch.autocast(out.device.type, enabled=False):
+            if set(config.losses) == {"latent"}: return dict(latent=latent)
+            made, target, source = (x.float().unflatten(0, (-1, frames)) for x in (out, target, source))
+            if self.strict(step): return dict(latent=latent, **self.pictures(batch, made, 0))
+            late = max(0, min(config.warmup, frames // 2) - 1)
+            values = self.stroke_losses(*(x[:, late:] for x in (made, target, source)), batch.names)
+            start = int(rng.integers(late, max(late, frames - config.shown) + 1))
+            return dict(latent=latent, **values, **self.pictures(batch, made, start))
 
     def denoise(
         self,
-        batch: Batch,     # on the network's device
-        timesteps: list,  # falling
-    ) -> tuple:           # latents (clips * frames, c, h, w) after the last step; the target's; the loss of all steps
+        batch: Batch,         # on the network's device
+        timesteps: list,      # falling
+        moving: bool = True,  # with the motion modules
+    ) -> tuple:               # latents (clips * frames, c, h, w): after the last step, target, source; the steps' loss
         "The denoising steps as they run."
         painter, unet, (n, frames) = self.painter, self.painter.unet, batch.photo.shape[:2]
         taken, goal = (part.flatten(0, 1) for part in (batch.taken, batch.goal))
@@ -135,17 +129,18 @@ class DenoiserLoss:
             depth = painter.encode_depth(taken, frames)
         text, features = painter.read(batch.prompts), unet.encode_depth(depth)
         fresh = torch.rand(n, device=taken.device) < self.config.fresh
-        fine = 1.2 - self.free(batch.names).repeat_interleave(frames)
+        free = torch.tensor([self.config.free[name] for name in batch.names], device=taken.device)
+        fine = 1.2 - free.repeat_interleave(frames)
         scalings, mask = row_scalings(painter.scheduler, timesteps, taken.device), self.mask(frames).to(taken.device)
+        views = chunk_views(unet, frames, mask) if moving else [None] * len(unet.temporal_layers)
         x, total = add_noise(scalings, 0, source, clip_noise(source, fresh)), 0
         for k, t in enumerate(timesteps):
-            level = torch.full((len(x),), t, device=x.device)
-            made = unet(x, level, text, features, chunk_views(unet, frames, mask))
+            made = unet(x, torch.full((len(x),), t, device=x.device), text, features, views)
             out = predict_x0(made, x, scalings.rows(k), painter.scheduler.config.prediction_type)
             last = k + 1 == len(timesteps)
             total = total + (1 if last else 0.5) * coarse_loss(out.float(), target.float(), fine)
             x = x if last else add_noise(scalings, k + 1, out.detach(), clip_noise(out, fresh))
-        return out, target, total
+        return out, target, source, total
 
     def mask(
         self,
@@ -155,41 +150,40 @@ class DenoiserLoss:
         if frames == 1 or self.config.mode == "alone": return torch.eye(frames, dtype=torch.bool)
         return temporal_mask(frames, self.config.warmup, self.config.mode)
 
-    def strict(
+    def stroke_losses(
         self,
-        batch: Batch,     # with its goal
-        latents: Tensor,  # (clips * frames, c, h, w)
-    ) -> dict:            # name -> a number
-        "The losses of the first part: the teacher's picture, pixel by pixel."
-        picture, goal = self.painter.vae.decode(latents).float(), batch.goal.flatten(0, 1)
-        return dict(pixels=F.l1_loss(picture, goal), edges=edge_loss(picture, goal))
+        made: Tensor,    # (clips, frames, c, h, w) latents
+        target: Tensor,  # the same of the teacher's painting
+        source: Tensor,  # and of the photograph
+        names: list,     # of the styles, one a clip
+    ) -> dict:           # name -> a number
+        "What is asked of strokes, wherever they are: statistics, and that the critic take them for the teacher's."
+        of_each = torch.tensor([self.names.index(name) for name in names]).repeat_interleave(made.shape[1])
+        style = F.one_hot(of_each, len(self.names)).to(made)
+        made, target, source = (x.flatten(0, 1) for x in (made, target, source))
+        values = dict(strokes=self.strokes(made, target).mean())
+        if "critic" not in self.config.losses: return values
+        return values | critic_losses(self.models["critic"], made, target, source, style)
 
     def pictures(
         self,
-        batch: Batch,     # with its goal
-        latents: Tensor,  # (clips * frames, c, h, w)
-    ) -> dict:            # name -> a number
-        "The losses of the decoded frames; of a clip, of those after the warmup and the one before."
-        n, frames = batch.photo.shape[:2]
-        late = max(0, min(self.config.warmup, frames // 2) - 1)
-        photo, goal = (part[:, late:].flatten(0, 1) for part in (batch.photo, batch.goal))
-        picture = self.painter.vae.decode(latents.unflatten(0, (n, frames))[:, late:].flatten(0, 1)).float()
-        names = [name for name in batch.names for _ in range(frames - late)]
-        free = self.free(names)
-        near = [self.painter.depth(x[::3].clamp(-1, 1) / 2 + 0.5) for x in (picture, photo)]
-        values = dict(colours=F.l1_loss(F.avg_pool2d(picture, 4), F.avg_pool2d(goal, 4)),
-                      pixels=((1.1 - free) * (picture - goal).abs().mean((1, 2, 3))).mean(),
-                      texture=((0.2 + free) * self.style(inner(picture), inner(goal))).mean(),
-                      crisp=crisp_loss(inner(picture), inner(goal)).mean(), depth=F.l1_loss(*near))
-        if "critic" in self.config.losses:
-            style = F.one_hot(torch.tensor([self.names.index(name) for name in names]), len(self.names)).to(picture)
-            judged = (x[::2] for x in (picture, goal, photo, style, free))
-            values |= critic_losses(self.models["critic"], *judged)
-        if frames == 1: return values
-        error = (picture - goal).unflatten(0, (n, -1))
-        steady = steadiness_loss(error, batch.was[:, late:], batch.seen[:, late:])
+        batch: Batch,  # with its goal
+        made: Tensor,  # (clips, frames, c, h, w) latents
+        start: int,    # the first frame that is decoded
+    ) -> dict:         # name -> a number
+        "The losses of decoded frames."
+        some = slice(start, start + self.config.shown)
+        photo, goal = (part[:, some].flatten(0, 1) for part in (batch.photo, batch.goal))
+        picture = self.painter.vae.decode(made[:, some].flatten(0, 1)).float()
+        near = [self.painter.depth(x[::2].clamp(-1, 1) / 2 + 0.5) for x in (picture, photo)]
+        values = dict(pixels=F.l1_loss(picture, goal), edges=edge_loss(picture, goal), depth=F.l1_loss(*near),
+                      colours=F.l1_loss(F.avg_pool2d(picture, 4), F.avg_pool2d(goal, 4)))
+        if made.shape[1] == 1: return values
+        error = (picture - goal).unflatten(0, (len(made), -1))
+        steps = slice(start, start + error.shape[1] - 1)
         dirt, theirs = (2e-3 + grain(x, goal).mean() for x in (picture, goal))         # a quarter of a grey level more
-        return values | dict(steady=steady, grain=(dirt / theirs).clamp(min=1))
+        return values | dict(steady=steadiness_loss(error, batch.was[:, steps], batch.seen[:, steps]),
+                             grain=(dirt / theirs).clamp(min=1))
 
 # %% ../../nbs/tiny/denoiser.ipynb #1e4f232d
 def train_denoiser(
@@ -211,7 +205,7 @@ def train_denoiser(
     run = Run(loss.models, painter.folder, config.lr, config.seed, average=True, betas=(0.5, 0.99),
               apart=("critic",))
     painter.to(run.accelerator.device)
-    loss.style.to(run.accelerator.device)
+    loss.strokes.to(run.accelerator.device)
     def noted(step, value):
         if report: report(step, value, loss.models["table"].last)
         if look: look(step + 1, run)

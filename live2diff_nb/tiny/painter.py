@@ -69,9 +69,9 @@ class Painter:
         self.text_encoder = make_text_encoder(self.tokenizer, unet_config["cross_attention_dim"])
         self.unet = StreamUNet(**unet_config).to(memory_format=torch.channels_last)
         pass_through(self.unet)
-        self.models = nn.ModuleDict(dict(unet=self.unet, text_encoder=self.text_encoder, decoder=vae.decoder))
+        self.models = nn.ModuleDict(dict(unet=self.unet, text_encoder=self.text_encoder))
         self.scheduler = make_scheduler(PREDICTION)
-        vae.decoder.requires_grad_(True)
+        vae.requires_grad_(False)
 
     def to(
         self,
@@ -101,15 +101,14 @@ class Painter:
 
     def export(
         self,
-        models: nn.ModuleDict,  # trained, or the average: unet, text_encoder, decoder
+        models: nn.ModuleDict,  # trained, or the average: unet, text_encoder
         folder,                 # where to
     ):
         "Write models and tokenizer as `from_pretrained` reads them; UNet and text encoder in half precision."
-        folder, vae = Path(folder), copy.deepcopy(self.vae).cpu()
+        folder = Path(folder)
         for name in ("unet", "text_encoder"):
             self.keep(copy.deepcopy(models[name]).cpu().half(), folder / name)
-        vae.decoder.load_state_dict(models["decoder"].state_dict())
-        self.keep(vae, folder / "vae")
+        self.keep(copy.deepcopy(self.vae).cpu(), folder / "vae")
         self.keep(self.tokenizer, folder / "tokenizer")
 
     def keep(

@@ -18,13 +18,15 @@ class StyleLoss(nn.Module):
 
     def __init__(
         self,
-        filters: int = 16,  # 5 x 5 filters; each gives two maps, its positive and its negative part
+        filters: int = 16,  # each gives two maps, its positive and its negative part
         scales: int = 3,    # the picture, and halved again and again
         seed: int = 0,      # of the filters
+        channels: int = 3,  # of what is measured: 3 of a picture, more of latents
+        side: int = 5,      # of the filters, pixels or latents
     ):
         super().__init__()
-        kernels = torch.randn(filters, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
-        window = torch.tensor([0.3, 0.8, 1, 0.8, 0.3])
+        kernels = torch.randn(filters, channels, side, side, generator=torch.Generator().manual_seed(seed))
+        window = torch.hann_window(side + 2, periodic=False)[1:-1]
         kernels = kernels * window * window[:, None]
         kernels[: filters * 3 // 4] -= kernels[: filters * 3 // 4].mean((2, 3), keepdim=True)
         self.register_buffer("kernels", kernels / kernels.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
@@ -32,7 +34,7 @@ class StyleLoss(nn.Module):
 
     def grams(
         self,
-        x: Tensor,      # (n, 3, h, w) in [-1, 1]
+        x: Tensor,      # (n, channels, h, w), a picture in [-1, 1] or latents
     ) -> list[Tensor]:  # (n, 2 filters, 2 filters), one a scale
         "Square roots of the Gram matrices."
         found = []
@@ -45,7 +47,7 @@ class StyleLoss(nn.Module):
 
     def forward(
         self,
-        a: Tensor,  # (n, 3, h, w) in [-1, 1]
+        a: Tensor,  # (n, channels, h, w)
         b: Tensor,  # the same
     ) -> Tensor:    # (n,)
         "Mean absolute difference of both textures."

@@ -31,13 +31,12 @@ def validation_clip(
 # %% ../../nbs/tiny/validation.ipynb #5f54203a
 def pipeline_of(
     painter: Painter,        # autoencoder, depth estimator, tokenizer
-    models,                  # unet, text_encoder, decoder: trained, or their average
+    models,                  # unet, text_encoder: trained, or their average
     config: DenoiserConfig,  # of the training
     size: int = 128,         # working size, pixels
 ) -> Live2Diff:
     "A pipeline of copies."
     vae, unet, text = (copy.deepcopy(part).eval() for part in (painter.vae, models["unet"], models["text_encoder"]))
-    vae.decoder.load_state_dict(models["decoder"].state_dict())
     settings = {name: value for name, value in settings_of(config).items() if name != "prediction_type"}
     parts = dict(unet=unet, vae=vae, text_encoder=text, depth=painter.depth, tokenizer=painter.tokenizer,
                  scheduler=painter.scheduler, factor=vae.config.factor, height=size, width=size)
@@ -46,7 +45,7 @@ def pipeline_of(
 
 def validation_figures(
     painter: Painter,        # autoencoder, depth estimator, tokenizer
-    models,                  # unet, text_encoder, decoder: trained, or their average
+    models,                  # unet, text_encoder: trained, or their average
     config: DenoiserConfig,  # of the training
     clip: dict,              # from `validation_clip`
     styles: tuple = ("starry night", "cartoon"),   # that are painted; the figures are their means
