@@ -26,7 +26,7 @@ from ..weights.vae import TinyVAE
 @dataclass(frozen=True)
 class DecoderConfig:
     "Everything that the decoder's training depends on, but for its data and the autoencoder."
-    steps: int = 4000     # optimiser steps
+    steps: int = 2000     # optimiser steps
     batch: int = 12       # pictures a step
     size: int = 96        # side of a picture, pixels
     lr: float = 1e-3      # peak learning rate
