@@ -31,7 +31,7 @@ LOSSES = dict(latent=1.0, pixels=1.0, edges=0.3, colours=1.0, strokes=1.0, featu
 class DenoiserConfig:
     "Everything that the denoiser's training depends on, but for data and frozen networks."
     steps: int = 8000            # optimiser steps
-    strict: float = 0.2          # share of them, at the beginning, without the losses on strokes
+    strict: float = 0.125        # share of them, at the beginning, without the losses on strokes
     first: float = 0.5           # share of them, at the beginning, on single frames
     alone: float = 0.15          # share of the rest on single frames, so that the spatial layers stay able to paint
     singles: int = 12            # single frames a step
@@ -42,6 +42,7 @@ class DenoiserConfig:
     size: int = 128              # pixels
     lr: float = 1e-3             # peak learning rate
     seed: int = 0                # of everything random
+    max_timestep: int = 240      # strength 1 enters at or just below this one
     strength: float = 0.5        # usual strength
     usual: float = 0.6           # share of the steps that use it
     fresh: float = 0.6           # share of the clips whose frames have a noise each
@@ -52,7 +53,7 @@ class DenoiserConfig:
     speed: float = 4.0           # fastest pan, pixels a frame
     shown: int = 4               # frames of a clip that are decoded, one after the other
     photos: float = 0.08         # share of the clips that are asked for as they are
-    full: int = 160              # entry timestep from which on the painting is asked for, and no mixture with the photo
+    full: int = 100              # entry timestep from which on the painting is asked for, and no mixture with the photo
     losses: dict = field(default_factory=lambda: dict(LOSSES))   # name -> weight
     free: dict = field(default_factory=lambda: dict(FREE))       # style -> how free its strokes are, 0..1
 

@@ -23,7 +23,7 @@ from ..training.loop import Run, share
 from ..weights.vae import TinyVAE
 
 # %% ../../nbs/tiny/decoder.ipynb #dec00007
-DRAWING = dict(kept=1.0, texture=0.5, crisp=0.2, features=0.7, verdict=0.2, critic=1.0)
+DRAWING = dict(kept=1.0, texture=1.0, crisp=1.0, features=0.3, verdict=0.7, critic=1.0)
 
 
 @dataclass(frozen=True)

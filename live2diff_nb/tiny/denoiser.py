@@ -20,7 +20,7 @@ from ..engine.masks import temporal_mask
 from ..engine.unet import chunk_views
 from .batches import Ahead, Batch, Batches, DenoiserConfig
 from .critic import Critic, critic_losses
-from .painter import MAX_TIMESTEP, Painter
+from .painter import Painter
 from .texture import LossTable, StyleLoss, coarse_loss, edge_loss, grain, steadiness_loss
 from ..training.loop import Run
 
@@ -34,7 +34,7 @@ def any_timesteps(
     usual = rng.random() < config.usual
     strength = config.strength if usual else float(rng.choice([0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1]))
     steps = int(rng.choice([1, 2, 3, 4], p=[0.2, 0.6, 0.1, 0.1]))
-    return pick_timesteps(scheduler, steps=steps, strength=strength, max_timestep=MAX_TIMESTEP)
+    return pick_timesteps(scheduler, steps=steps, strength=strength, max_timestep=config.max_timestep)
 
 
 def clip_noise(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ..files.places import RECORD, whole_folder
 from .batches import DenoiserConfig
-from .painter import MAX_TIMESTEP, PREDICTION
+from .painter import PREDICTION
 from ..weights.graphs import export_graphs
 from ..weights.tiny import TINY, load_parts
 
@@ -25,7 +25,7 @@ def settings_of(
 ) -> dict:                   # for `config.json`
     "How the model is used where nobody says otherwise."
     styles = {name: f"{name}, {{prompt}}" for name in config.free if name != "photo"}
-    return dict(prediction_type=PREDICTION, max_timestep=MAX_TIMESTEP, strength=config.strength, noise="fixed",
+    return dict(prediction_type=PREDICTION, max_timestep=config.max_timestep, strength=config.strength, noise="fixed",
                 styles=styles)
 
 
