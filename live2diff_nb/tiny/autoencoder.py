@@ -31,16 +31,17 @@ class AutoencoderConfig:
     seed: int = 0              # of everything random
     latent_channels: int = 16  # channels of the latents
     factor: int = 8            # pixels per latent, along each side
-    channels: int = 48         # width of the features
-    blocks: int = 3            # residual blocks of the decoder
+    fold: int = 2              # neighbours along a side that are folded into one place
+    channels: int = 24         # width of the features
+    blocks: int = 5            # residual blocks of the decoder
     encoder_blocks: int = 1    # residual blocks of the encoder
     noise: float = 0.5         # the largest noise added to the latents before decoding, in units of their spread
 
     def network(self) -> TinyVAE:
         "A new autoencoder."
         torch.manual_seed(self.seed)
-        shape = dict(latent_channels=self.latent_channels, factor=self.factor, channels=self.channels,
-                     blocks=self.blocks, encoder_blocks=self.encoder_blocks)
+        shape = dict(latent_channels=self.latent_channels, factor=self.factor, fold=self.fold,
+                     channels=self.channels, blocks=self.blocks, encoder_blocks=self.encoder_blocks)
         return TinyVAE(**shape).to(memory_format=torch.channels_last)
 
 # %% ../../nbs/tiny/autoencoder.ipynb #5aefa32f
@@ -102,13 +103,10 @@ def noisy(
 
 
 def kept_loss(
-    vae: TinyVAE,      # in training
-    latents: Tensor,   # of `pictures`
+    out: Tensor,       # (n, 3, h, w) decoded
     pictures: Tensor,  # (n, 3, h, w) in [-1, 1]
-    noise: float,      # added to the latents, at most
 ) -> Tensor:           # a number
     "What is lost of pictures on the way back from their latents: colours and edges."
-    out = vae.decode(noisy(latents, noise)).float()
     return F.l1_loss(out, pictures) + 0.7 * edge_loss(out, pictures)
 
 
@@ -120,7 +118,7 @@ def vae_loss(
     "Colours, edges, and well-behaved latents."
     latents = vae.encode(pictures).float()
     spread = (latents.mean((0, 2, 3)) ** 2 + (latents.std((0, 2, 3)) - 1) ** 2).mean()
-    return kept_loss(vae, latents, pictures, noise) + 0.1 * spread
+    return kept_loss(vae.decode(noisy(latents, noise)).float(), pictures) + 0.1 * spread
 
 # %% ../../nbs/tiny/autoencoder.ipynb #377ef822
 def train_vae(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..data.pictures import glance
 from ..files.places import check_own
-from .autoencoder import noisy, vae_batch
+from .autoencoder import kept_loss, noisy, vae_batch
 from .critic import Critic, critic_losses
-from .texture import LossTable, StyleLoss, crisp_loss, edge_loss
+from .texture import LossTable, StyleLoss, crisp_loss
 from ..training.checkpoints import shared_place
 from ..training.loop import Run, share
 from ..weights.vae import TinyVAE
@@ -60,8 +60,8 @@ class DecoderLoss:
         with torch.no_grad(): latents = self.vae.encode(pictures)
         out = self.vae.decode(noisy(latents, self.config.noise)).float()
         coarse = F.interpolate(F.avg_pool2d(pictures, 8), scale_factor=8, mode="bilinear")
-        kept = F.l1_loss(out, pictures) + 0.7 * edge_loss(out, pictures)
-        found = dict(kept=kept, texture=self.style(out, pictures).mean(), crisp=crisp_loss(out, pictures).mean())
+        found = dict(kept=kept_loss(out, pictures), texture=self.style(out, pictures).mean(),
+                     crisp=crisp_loss(out, pictures).mean())
         return found | critic_losses(self.models["critic"], out, pictures, coarse, pictures.new_ones(len(out), 1))
 
 # %% ../../nbs/tiny/decoder.ipynb #dec00008

@@ -6,6 +6,7 @@
 __all__ = ['ResidualBlock', 'encoder', 'decoder', 'TinyVAE']
 
 # %% ../../nbs/weights/vae.ipynb #va000004
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
@@ -68,10 +69,14 @@ class TinyVAE(ModelMixin, ConfigMixin):
         blocks: int = 5,             # residual blocks of the decoder
         encoder_blocks: int = 2,     # residual blocks of the encoder
         scaling_factor: float = 1.0, # latents are multiplied by it, so that their standard deviation is about 1
+        fold: int = 1,               # fold x fold places of the networks are one place of the latents
     ):
         super().__init__()
-        self.encoder = encoder(in_channels, latent_channels, channels, factor, encoder_blocks)
-        self.decoder = decoder(in_channels, latent_channels, channels, factor, blocks)
+        if factor % fold or latent_channels % fold**2:
+            raise ValueError(f"fold={fold} must divide factor={factor}, and its square latent_channels="
+                             f"{latent_channels}")
+        self.encoder = encoder(in_channels, latent_channels // fold**2, channels, factor // fold, encoder_blocks)
+        self.decoder = decoder(in_channels, latent_channels // fold**2, channels, factor // fold, blocks)
 
     def encode(self,
         images: Tensor, # (n, 3, h, w) in [-1, 1]; both sides multiples of `factor`
@@ -80,12 +85,12 @@ class TinyVAE(ModelMixin, ConfigMixin):
         if images.shape[-1] % f or images.shape[-2] % f:
             sides = tuple(images.shape[-2:])
             raise ValueError(f"the VAE needs sides that are multiples of {f}, got {sides}: resize or crop the pictures")
-        return self.encoder(images) * self.config.scaling_factor
+        return F.pixel_unshuffle(self.encoder(images), self.config.fold) * self.config.scaling_factor
 
     def decode(self,
         latents: Tensor, # (n, latent_channels, h, w)
     ) -> Tensor:         # (n, 3, h * factor, w * factor), about [-1, 1], not clamped
-        return self.decoder(latents / self.config.scaling_factor)
+        return self.decoder(F.pixel_shuffle(latents / self.config.scaling_factor, self.config.fold))
 
     def forward(self,
         images: Tensor, # (n, 3, h, w) in [-1, 1]
