@@ -32,15 +32,16 @@ class Way:
         run=translate, # `variants.translate` or `one_by_one`
         noise: str | None = None, # of `engine.noise.NOISES`; None: the weights' default
         depth: bool = True, # False: the depth adapter is switched off
+        hide: str | None = None, # a part of the cache that is not read, of `variants.HIDDEN`
     ):
         self.pipe, self.name, self.title, self.run = pipe, name, title, run
-        self.noise, self.depth = noise or pipe.noise, depth
+        self.noise, self.depth, self.part = noise or pipe.noise, depth, dict(hide=hide) if hide else {}
 
     @property
     def constants(self) -> dict:
         "The method's settings."
         return dict(steps=self.pipe.steps, noise={"fixed": "one"}.get(self.noise, self.noise), depth=self.depth,
-                    window=self.pipe.window if self.run is translate else 1)
+                    window=self.pipe.window if self.run is translate else 1, **self.part)
 
     def translate(
         self,
@@ -52,7 +53,8 @@ class Way:
     ) -> list: # of (h, w, 3) uint8, one an input frame
         "Translate a whole clip."
         if strength is not None: self.pipe.strength = strength
-        return self.run(self.pipe, frames, style, depth=self.depth, seed=seed, prompt=prompt, noise=self.noise)
+        how = dict(depth=self.depth, seed=seed, prompt=prompt, noise=self.noise, **self.part)
+        return self.run(self.pipe, frames, style, **how)
 
 # %% ../../nbs/judge/score.ipynb #scoe0007
 METHODS = { # name -> pipe -> method; the cheats are made from the first method of a run
@@ -61,6 +63,9 @@ METHODS = { # name -> pipe -> method; the cheats are made from the first method 
     "ours_fresh": partial(Way, name="ours_fresh", title="stream, fresh noise", noise="fresh"),
     "ours_warped": partial(Way, name="ours_warped", title="stream, warped noise", noise="warped"),
     "ours_flat": partial(Way, name="ours_flat", title="stream without depth", depth=False),
+    "warm_only": partial(Way, name="warm_only", title="fresh noise, warm slots only", noise="fresh", hide="ring"),
+    "ring_only": partial(Way, name="ring_only", title="fresh noise, ring only", noise="fresh", hide="warm"),
+    "no_memory": partial(Way, name="no_memory", title="fresh noise, no memory", noise="fresh", hide="memory"),
     "alone": partial(Way, name="alone", title="frame by frame, one noise", run=one_by_one, noise="fixed"),
     "alone_fresh": partial(Way, name="alone_fresh", title="frame by frame, fresh noise", run=one_by_one,
                            noise="fresh"),
