@@ -6,7 +6,8 @@
 __all__ = ['ResidualBlock', 'encoder', 'decoder', 'TinyVAE']
 
 # %% ../../nbs/weights/vae.ipynb #va000004
-import torch.nn.functional as F
+from collections import OrderedDict
+
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
@@ -34,12 +35,14 @@ def encoder(
     channels: int,         # width of the features
     factor: int,           # pixels per latent, along each side
     blocks: int,           # residual blocks
+    fold: int,             # places folded into one, along each side
 ) -> nn.Sequential:
-    "Fold `factor x factor` pixels into channels, then stay at the small size."
+    "Fold pixels into channels, stay at the small size, and fold the latents."
+    side = factor // fold
     return nn.Sequential(
-        nn.PixelUnshuffle(factor), nn.Conv2d(in_channels * factor**2, channels, 3, padding=1),
+        nn.PixelUnshuffle(side), nn.Conv2d(in_channels * side**2, channels, 3, padding=1),
         *[ResidualBlock(channels) for _ in range(blocks)],
-        nn.SiLU(), nn.Conv2d(channels, latent_channels, 3, padding=1))
+        nn.SiLU(), nn.Conv2d(channels, latent_channels // fold**2, 3, padding=1), nn.PixelUnshuffle(fold))
 
 # %% ../../nbs/weights/vae.ipynb #d075de8f
 def decoder(
@@ -48,12 +51,15 @@ def decoder(
     channels: int,         # width of the features
     factor: int,           # pixels per latent, along each side
     blocks: int,           # residual blocks
+    fold: int,             # places folded into one, along each side
 ) -> nn.Sequential:
-    "The encoder's mirror: all work at the small size, then unfold channels into pixels."
-    return nn.Sequential(
-        nn.Conv2d(latent_channels, channels, 3, padding=1),
-        *[ResidualBlock(channels) for _ in range(blocks)],
-        nn.SiLU(), nn.Conv2d(channels, in_channels * factor**2, 3, padding=1), nn.PixelShuffle(factor))
+    "The encoder's mirror. Its layers have the same names whatever `fold` is."
+    side = factor // fold
+    layers = (nn.Conv2d(latent_channels // fold**2, channels, 3, padding=1),
+              *[ResidualBlock(channels) for _ in range(blocks)],
+              nn.SiLU(), nn.Conv2d(channels, in_channels * side**2, 3, padding=1), nn.PixelShuffle(side))
+    named = {str(k): layer for k, layer in enumerate(layers)}
+    return nn.Sequential(OrderedDict(unfold=nn.PixelShuffle(fold), **named))
 
 # %% ../../nbs/weights/vae.ipynb #e9e67d48
 class TinyVAE(ModelMixin, ConfigMixin):
@@ -75,8 +81,8 @@ class TinyVAE(ModelMixin, ConfigMixin):
         if factor % fold or latent_channels % fold**2:
             raise ValueError(f"fold={fold} must divide factor={factor}, and its square latent_channels="
                              f"{latent_channels}")
-        self.encoder = encoder(in_channels, latent_channels // fold**2, channels, factor // fold, encoder_blocks)
-        self.decoder = decoder(in_channels, latent_channels // fold**2, channels, factor // fold, blocks)
+        self.encoder = encoder(in_channels, latent_channels, channels, factor, encoder_blocks, fold)
+        self.decoder = decoder(in_channels, latent_channels, channels, factor, blocks, fold)
 
     def encode(self,
         images: Tensor, # (n, 3, h, w) in [-1, 1]; both sides multiples of `factor`
@@ -85,12 +91,12 @@ class TinyVAE(ModelMixin, ConfigMixin):
         if images.shape[-1] % f or images.shape[-2] % f:
             sides = tuple(images.shape[-2:])
             raise ValueError(f"the VAE needs sides that are multiples of {f}, got {sides}: resize or crop the pictures")
-        return F.pixel_unshuffle(self.encoder(images), self.config.fold) * self.config.scaling_factor
+        return self.encoder(images) * self.config.scaling_factor
 
     def decode(self,
         latents: Tensor, # (n, latent_channels, h, w)
     ) -> Tensor:         # (n, 3, h * factor, w * factor), about [-1, 1], not clamped
-        return self.decoder(F.pixel_shuffle(latents / self.config.scaling_factor, self.config.fold))
+        return self.decoder(latents / self.config.scaling_factor)
 
     def forward(self,
         images: Tensor, # (n, 3, h, w) in [-1, 1]
