@@ -52,11 +52,12 @@ def training_bytes(
         if recipe.checkpointing:
             checkpointed(unet)
         words = unet.config.cross_attention_dim
-        latents, text = torch.empty(n, 4, side, side), torch.empty(recipe.per_pass, tokens, words)
+        latents = torch.empty(n, unet.config.in_channels, side, side)
+        text = torch.empty(recipe.per_pass, tokens, words)
         t = torch.empty(n, dtype=torch.long)
         with LiveBytes() as live, FusedAttention():
             views = chunk_views(unet, recipe.frames, temporal_mask(recipe.frames, recipe.warmup, recipe.mask))
-            depth = unet.encode_depth(torch.empty(n, 4, side, side))
+            depth = unet.encode_depth(torch.empty_like(latents))
             unet(latents, t, text, depth, views).square().mean().backward()
     weights = 4 * sum(p.numel() for p in unet.parameters())
     parts = dict(weights=weights, gradients=trained, optimiser=2 * trained)

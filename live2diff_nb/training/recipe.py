@@ -30,6 +30,7 @@ from ..weights.parts import locate, vae_factor
 from ..weights.real import load_real, open_parts
 from ..weights.rehearse import FULL
 from ..weights.tiny import TINY, load_models
+from ..weights.vae import TinyVAE
 
 # %% ../../nbs/training/recipe.ipynb #1e902882
 @dataclass(frozen=True)
@@ -259,7 +260,8 @@ def unet_shape(
 ) -> tuple:          # (configuration of the StreamUNet, pixels per latent)
     "The network that a run will train."
     config, factor = dict(FULL), 8
-    if recipe.weights == "tiny": config, factor = StreamUNet.load_config(TINY / "unet"), 4
+    if recipe.weights == "tiny":
+        config, factor = StreamUNet.load_config(TINY / "unet"), TinyVAE.load_config(TINY / "vae")["factor"]
     elif recipe.weights != "random" and Path(recipe.weights).exists():
         parts = open_parts(recipe.weights, vae=recipe.vae)
         config, factor = dict(parts["unet"].config), vae_factor(*parts["vae"][:2])
