@@ -27,10 +27,11 @@ OTHERS = {"conditioner.embedders.": "Stable Diffusion XL", "cond_stage_model.mod
 def check_input_channels(
     channels: int,     # of the UNet's first convolution
     path: str | Path,  # for the error
+    wanted: int = 4,   # of the latents
 ) -> None:
-    "Refuse inpainting and editing models."
-    if channels != 4:
-        raise ValueError(f"{path} takes {channels} input channels, 4 are wanted: "
+    "Refuse inpainting and editing models: they take in more than latents."
+    if channels != wanted:
+        raise ValueError(f"{path} takes {channels} input channels, {wanted} are wanted: "
                          "it is an inpainting or editing model, give the plain one")
 
 # %% ../../nbs/files/formats.ipynb #96b73f1b

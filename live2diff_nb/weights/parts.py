@@ -108,7 +108,7 @@ def read_shapes(
         raise ValueError(f"the weights in {path} are not Stable Diffusion's UNet "
                          f"(no {error}; the first name is {first}): "
                          "if every name begins with module. or model., cut that off, else give another file") from error
-    check_input_channels(found["in_channels"], path)
+    check_input_channels(found["in_channels"], path, found["out_channels"])
     return found
 
 # %% ../../nbs/weights/parts.ipynb #3cbe0bc2
