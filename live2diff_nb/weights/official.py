@@ -36,7 +36,11 @@ def infer_config(
     levels, pairs = range(count("down_blocks.")), range(0, count("flow_conv_in.blocks."), 2)
     context = [w.shape[1] for key, w in state.items() if key.endswith("attn2.to_k.weight")]
     attends = [count(f"down_blocks.{i}.attentions.") > 0 for i in levels]
+    block = "down_blocks.0.resnets.0"
+    scales = width(f"{block}.time_emb_proj") == 2 * width(f"{block}.conv1")
     return dict(
+        resnet_time_scale_shift="scale_shift" if scales else "default",
+        addition_embed_type="text" if "add_embedding.weight" in state else None,
         in_channels=state["conv_in.weight"].shape[1], out_channels=width("conv_out"),
         block_out_channels=tuple(width(f"down_blocks.{i}.resnets.0.conv1") for i in levels),
         layers_per_block=count("down_blocks.0.resnets."), cross_attention_dim=context[0],
