@@ -259,9 +259,8 @@ def unet_shape(
     recipe: Recipe,  # names the weights
 ) -> tuple:          # (configuration of the StreamUNet, pixels per latent)
     "The network that a run will train."
-    config, factor = dict(FULL), 8
-    if recipe.weights == "tiny":
-        config, factor = StreamUNet.load_config(TINY / "unet"), TinyVAE.load_config(TINY / "vae")["factor"]
+    config, factor, small = dict(FULL), 8, StreamUNet.load_config(TINY / "unet")
+    if recipe.weights == "tiny": config, factor = small, TinyVAE.load_config(TINY / "vae")["factor"]
     elif recipe.weights != "random" and Path(recipe.weights).exists():
         parts = open_parts(recipe.weights, vae=recipe.vae)
         config, factor = dict(parts["unet"].config), vae_factor(*parts["vae"][:2])
