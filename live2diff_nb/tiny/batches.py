@@ -24,7 +24,7 @@ from ..training.loop import share
 FREE = {"starry night": 0.85, "watercolour": 0.5, "etching": 0.85, "cartoon": 0.2, "coloured pencil": 0.7,
         "poster": 0.35, "pastel": 0.6, "woodcut": 0.8, "photo": 0.3}
 LOSSES = dict(latent=1.0, pixels=1.0, edges=0.3, colours=1.0, strokes=1.0, features=0.5, verdict=0.7, critic=1.0,
-              depth=0.2, steady=1.0, grain=0.3)
+              depth=0.2, steady=0.4, grain=0.3)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DenoiserConfig:
     size: int = 128              # pixels
     lr: float = 1e-3             # peak learning rate
     seed: int = 0                # of everything random
-    max_timestep: int = 400      # strength 1 enters at or just below this one
+    max_timestep: int = 240      # strength 1 enters at or just below this one
     strength: float = 0.5        # usual strength
     usual: float = 0.6           # share of the steps that use it
     fresh: float = 0.6           # share of the clips whose frames have a noise each
@@ -53,7 +53,7 @@ class DenoiserConfig:
     speed: float = 4.0           # fastest pan, pixels a frame
     shown: int = 4               # frames of a clip that are decoded, one after the other
     photos: float = 0.08         # share of the clips that are asked for as they are
-    full: int = 160              # entry timestep from which on the painting is asked for, and no mixture with the photo
+    full: int = 100              # entry timestep from which on the painting is asked for, and no mixture with the photo
     losses: dict = field(default_factory=lambda: dict(LOSSES))   # name -> weight
     free: dict = field(default_factory=lambda: dict(FREE))       # style -> how free its strokes are, 0..1
 
