@@ -29,7 +29,7 @@ from ..training.lora import add_adapters, save_lora
 class LoraConfig:
     "A LoRA's training."
     steps: int = 160   # optimiser steps
-    rank: int = 3      # of the LoRA: 0.22 MB
+    rank: int = 3      # of the LoRA
     lr: float = 4e-3   # peak learning rate
     clips: int = 2     # clips a step
     frames: int = 4    # frames of a clip
