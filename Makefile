@@ -58,6 +58,9 @@ live: $(VENV)/.run
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
 # ---- checks: all of them run, pytest last, and any failure fails the whole ------------------------------------------
+# Pages and tests write gigabytes into temporary folders: one folder holds them all, and goes when they end.
+SCRATCH := dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export TMPDIR="$$dir" OMP_NUM_THREADS=1
+
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --keep-going check-export check-notebooks check-pytest
 
@@ -67,11 +70,12 @@ check-export: $(VENV)/.dev
 
 check-notebooks: $(VENV)/.dev
 	@echo "== notebooks"
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+	@$(SCRATCH) && nbdev_test --n_workers 2 --do_print --timing
 
 check-pytest: $(VENV)/.dev
 	@echo "== pytest"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -rs --durations=15 -n 3 --dist loadfile --no-loadscope-reorder
+	@$(SCRATCH) && python -m pytest tests -rs --durations=15 -n 3 --dist loadfile --no-loadscope-reorder \
+	  -o tmp_path_retention_policy=failed
 
 # ---- for developers -------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev
