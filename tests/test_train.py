@@ -124,7 +124,7 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
     shutil.copytree(TINY / "depth", tmp_path / "depth/depth")
     (tmp_path / "crops").mkdir()
     np.save(tmp_path / "crops/000.npy", np.stack([stack[:, :64, :64] for stack in stacks]))
-    for part in ("vae", "decoder", "denoiser", "loras", "export"):
+    for part in ("vae", "decoder", "denoiser", "finish", "loras", "export"):
         words = ["--folder", str(tmp_path), "--assets", str(tmp_path / "assets")]
         main([part, *words, "--steps", "1", "--batch", "1", "--size", "64"])
     monkeypatch.setattr(tiny, "TINY", tmp_path / "assets")

@@ -26,12 +26,14 @@ from .autoencoder import train_vae
 from .chain import OTHERS, PARTS, Chain, recipe, run_part
 from .decoder import train_decoder
 from .denoiser import train_denoiser
+from .finish import train_finish
 from .loras import train_lora
 from .painter import Painter
 from .shipping import settings_of, ship
 
 # %% ../../nbs/tiny/build.ipynb #fdfab79e
-SHARES = dict(vae=0.12, decoder=0.06, depth=0.08, denoiser=0.62, loras=0.08)   # of the minutes that painting leaves
+# Of the minutes that painting leaves.
+SHARES = dict(vae=0.12, decoder=0.06, depth=0.08, denoiser=0.52, finish=0.1, loras=0.08)
 
 def seconds_a_step(
     train,            # (folder, steps) -> None, trains so many steps
@@ -62,17 +64,20 @@ def fitted(
         def paint(folder, steps):
             painter = Painter(folder, chain.vae.network(), TinyDepth().eval(), chain.unet)
             train_denoiser(painter, stacks, config=replace(chain.denoiser, steps=steps))
+        def finish(folder, steps):
+            painter = Painter(folder / "run", chain.vae.network(), TinyDepth().eval(), chain.unet)
+            train_finish(painter, stacks, folder, chain.denoiser, replace(chain.finish, steps=steps))
         def lora(folder, steps):
             painter = Painter(folder, chain.vae.network(), TinyDepth().eval(), chain.unet)
             train_lora(painter, STYLES[0], folder / "x.safetensors", stacks, replace(chain.loras, steps=steps))
         each = dict(vae=seconds_a_step(vae), decoder=seconds_a_step(draw), denoiser=seconds_a_step(paint),
-                    loras=len(STYLES) * seconds_a_step(lora))
+                    finish=seconds_a_step(finish), loras=len(STYLES) * seconds_a_step(lora))
         found = {name: max(20, int(seconds * SHARES[name] / value)) for name, value in each.items()}
         found["share"] = min(1, found["denoiser"] / chain.denoiser.steps)
         with whole_file(kept) as part: part.write_text(json.dumps(found))
     found = json.loads(kept.read_text())
     def fewer(stage): return dict(stage, steps=max(20, int(stage["steps"] * found["share"])))
-    new = {name: replace(getattr(chain, name), steps=found[name]) for name in ("vae", "decoder", "denoiser", "loras")}
+    new = {name: replace(getattr(chain, name), steps=found[name]) for name in found if name in SHARES}
     return replace(chain, **new, depth={name: fewer(stage) for name, stage in chain.depth.items()})
 
 # %% ../../nbs/tiny/build.ipynb #c5c08e3c
@@ -81,8 +86,8 @@ def export_weights(
     assets: Path,   # where the weights go: new or empty, or the package's own
 ):
     "Put the trained parts, and how they were made, where `from_pretrained` finds them."
-    result, depth = chain.made("denoiser", "result"), chain.made("depth", "depth")
-    places = dict(depth=depth, **{part: result / part for part in ("vae", "unet", "text_encoder", "tokenizer")})
+    result, depth, vae = (chain.made(*at) for at in (("denoiser", "result"), ("depth", "depth"), ("finish", "vae")))
+    places = dict(depth=depth, vae=vae, **{part: result / part for part in ("unet", "text_encoder", "tokenizer")})
     ship(places, chain.folder / "loras", settings_of(chain.denoiser), recipe(chain), assets)
 
 
@@ -91,13 +96,13 @@ def pack(
     out: Path,              # where to
     most: int = 15 * 2**20, # bytes a file
 ):
-    "Results, records, and the denoiser's checkpoint until all is done: `cat chain.tar.* | tar -xf - -C folder`."
+    "Results, records, and until all is done two checkpoints: `cat chain.tar.* | tar -xf - -C folder`."
     out.mkdir(parents=True, exist_ok=True)
     whole, done = out / "chain.part", (folder / "assets").exists()
     def wanted(entry):
         name = Path(entry.name).name
-        finished = name.endswith(".pt") and (done or name != "denoiser.pt")
-        return None if name in ("crops", "control") or ".before" in name or finished else entry
+        finished = name.endswith(".pt") and (done or name not in ("denoiser.pt", "finish.pt"))
+        return None if name in ("crops", "control", "control-finish") or ".before" in name or finished else entry
     with tarfile.open(whole, "w") as tar: tar.add(folder, ".", filter=wanted)
     with open(whole, "rb") as file:
         for k, piece in enumerate(iter(lambda: file.read(most), b"")): (out / f"chain.tar.{k:02d}").write_bytes(piece)
@@ -153,6 +158,7 @@ def asked(
     few = {} if args.batch is None else dict(clips=args.batch)
     return replace(chain, vae=replace(chain.vae, **given), decoder=replace(chain.decoder, **given),
                    loras=replace(chain.loras, **given, **few),
+                   finish=replace(chain.finish, **{name: n for name, n in given.items() if name == "steps"}),
                    denoiser=replace(chain.denoiser, **given, **few, **(dict(singles=args.batch) if few else {})),
                    depth={name: dict(stage, **given) for name, stage in chain.depth.items()})
 

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['NETWORK', 'CODE', 'PARTS', 'OTHERS', 'Chain', 'watcher', 'share_start', 'run_photos', 'run_crops', 'run_vae',
-           'run_decoder', 'run_depth', 'new_painter', 'run_denoiser', 'run_loras', 'run_witness', 'run_part', 'recipe']
+           'run_decoder', 'run_depth', 'new_painter', 'run_denoiser', 'trained_painter', 'run_finish', 'run_control',
+           'run_loras', 'run_witness', 'run_part', 'recipe']
 
 # %% ../../nbs/tiny/chain.ipynb #cha00004
 import math
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,11 +27,12 @@ from ..engine.temporal import MotionModule, TemporalAttention
 from ..engine.unet import StreamUNet
 from ..files.places import RECORD, read_record, whole_file, write_record
 from ..judge.witness import WITNESS_RECIPE, train_witness
-from . import autoencoder, batches, critic, decoder as drawing, denoiser, texture
+from . import autoencoder, batches, critic, decoder as drawing, denoiser, finish, texture
 from .autoencoder import AutoencoderConfig, train_vae
 from .batches import DenoiserConfig
 from .decoder import DecoderConfig, train_decoder
 from .denoiser import train_denoiser
+from .finish import FinishConfig, train_finish
 from .loras import LoraConfig, train_lora
 from .painter import TINY_UNET, Painter
 from .record import add_line, commit, curve, machine, note, read_lines, sources, thinned, weights_of
@@ -55,6 +56,7 @@ class Chain:
     depth: dict = field(default_factory=lambda: DEPTH_STAGES)    # of the depth estimator, as `train_depth` takes it
     unet: dict = field(default_factory=lambda: TINY_UNET)        # of the `StreamUNet`
     denoiser: DenoiserConfig = DenoiserConfig()   # of the denoiser
+    finish: FinishConfig = FinishConfig()         # of the decoder, on what the denoiser leaves
     loras: LoraConfig = LoraConfig()              # of each LoRA
 
     def made(
@@ -70,7 +72,8 @@ NETWORK = (StreamUNet, Level, DownLevel, MiddleLevel, UpLevel, DepthAdapter, Mot
 CODE = dict(vae=(autoencoder, edge_loss, TinyVAE, encoder, decoder, ResidualBlock),
             depth=(TinyDepth, depth_loss, scene_batch, seen_by_camera),
             decoder=(drawing, critic, texture),
-            denoiser=(batches, denoiser, texture, critic, Painter, camera, crops, make_prompt, *NETWORK))
+            denoiser=(batches, denoiser, texture, critic, Painter, camera, crops, make_prompt, *NETWORK),
+            finish=(finish, batches, denoiser, texture, critic, camera, crops))
 
 # %% ../../nbs/tiny/chain.ipynb #cha00007
 def watcher(
@@ -183,19 +186,51 @@ def run_denoiser(
     painter.to("cpu").export(run.average.cpu(), chain.made(name, "result"))
 
 
+def trained_painter(
+    chain: Chain,            # its depth estimator and a denoiser
+    folder: Path,            # of the run that goes on with it
+    vae: Path,               # of the autoencoder
+    name: str = "denoiser",  # of the denoiser's run
+) -> Painter:
+    "The denoiser after its last step."
+    parts = (TinyVAE, vae), (TinyDepth, chain.made("depth", "depth"))
+    painter = Painter(folder, *(load_part(kind, place, "cpu", torch.float32) for kind, place in parts), chain.unet)
+    for part, model in painter.models.items():
+        trained = load_part(type(model), chain.made(name, "result") / part, "cpu", torch.float32)
+        model.load_state_dict(trained.state_dict())
+    return painter
+
+
+def run_finish(
+    chain: Chain,              # crops and denoiser
+    name: str = "finish",      # of the run
+    of: str = "denoiser",      # the denoiser's run
+    mode: str = "live2diff",   # of its mask
+):
+    "What the denoiser leaves -> the decoder that ships."
+    painter = trained_painter(chain, chain.folder / name, chain.made(of, "result") / "vae", of)
+    told = dict(code=sources(*CODE["finish"]), unet=weights_of(painter.unet), vae=weights_of(painter.vae))
+    stacks, paint = open_crops(chain.folder / "crops"), replace(chain.denoiser, mode=mode)
+    train_finish(painter, stacks, chain.folder / name, paint, chain.finish, report=curve(chain.folder, name), told=told)
+    figures = validation_figures(painter, painter.models, paint, validation_clip())
+    add_line(chain.folder / "curves" / f"{name}_validation.jsonl", dict(step=chain.finish.steps, **figures))
+
+
+def run_control(
+    chain: Chain,  # crops, autoencoder, depth estimator and the denoiser's first checkpoint
+):
+    "The denoiser and its decoder once more, trained equally long with frames that see themselves only."
+    run_denoiser(chain, "control", "alone")
+    run_finish(chain, "control-finish", "control", "alone")
+
+
 def run_loras(
     chain: Chain,  # crops and denoiser
 ):
     "The denoiser -> a LoRA of each of its styles."
-    stacks, result = open_crops(chain.folder / "crops"), chain.made("denoiser", "result")
     for style in STYLES:
-        vae = load_part(TinyVAE, result / "vae", "cpu", torch.float32)
-        depth = load_part(TinyDepth, chain.made("depth", "depth"), "cpu", torch.float32)
-        painter = Painter(chain.folder / "loras" / f"{style}-run", vae, depth, chain.unet)
-        for name, part in painter.models.items():
-            trained = load_part(type(part), result / name, "cpu", torch.float32)
-            part.load_state_dict(trained.state_dict())
-        path = chain.folder / "loras" / f"{style}.safetensors"
+        painter = trained_painter(chain, chain.folder / "loras" / f"{style}-run", chain.made("finish", "vae"))
+        path, stacks = chain.folder / "loras" / f"{style}.safetensors", open_crops(chain.folder / "crops")
         train_lora(painter, style, path, stacks, chain.loras, report=curve(chain.folder, style),
                    told=dict(unet=weights_of(painter.unet)))
 
@@ -209,8 +244,8 @@ def run_witness(
 
 # %% ../../nbs/tiny/chain.ipynb #cha00009
 PARTS = dict(crops=run_crops, vae=run_vae, decoder=run_decoder, depth=run_depth, denoiser=run_denoiser,
-             loras=run_loras)
-OTHERS = dict(photos=run_photos, witness=run_witness, control=partial(run_denoiser, name="control", mode="alone"))
+             finish=run_finish, loras=run_loras)
+OTHERS = dict(photos=run_photos, witness=run_witness, control=run_control)
 
 
 def run_part(
