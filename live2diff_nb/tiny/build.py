@@ -82,13 +82,16 @@ def fitted(
 
 # %% ../../nbs/tiny/build.ipynb #c5c08e3c
 def export_weights(
-    chain: Chain,   # finished
-    assets: Path,   # where the weights go: new or empty, or the package's own
+    chain: Chain,            # finished
+    assets: Path,            # where the weights go: new or empty, or the package's own
+    name: str = "denoiser",  # of the denoiser's run
+    finish: str = "finish",  # of the last run of its decoder
 ):
     "Put the trained parts, and how they were made, where `from_pretrained` finds them."
-    result, depth, vae = (chain.made(*at) for at in (("denoiser", "result"), ("depth", "depth"), ("finish", "vae")))
+    result, depth, vae = (chain.made(*at) for at in ((name, "result"), ("depth", "depth"), (finish, "vae")))
+    loras = chain.folder / ("loras" if name == "denoiser" else "none")
     places = dict(depth=depth, vae=vae, **{part: result / part for part in ("unet", "text_encoder", "tokenizer")})
-    ship(places, chain.folder / "loras", settings_of(chain.denoiser), recipe(chain), assets)
+    ship(places, loras, settings_of(chain.denoiser), recipe(chain), assets)
 
 
 def pack(
@@ -146,6 +149,8 @@ def run_all(
         if name == "crops" and args.minutes: chain = fitted(chain, args.minutes * 60 - (time.time() - begin))
     if args.part in ("all", "export"):
         export_weights(chain, args.assets or args.folder / "assets")
+    if args.part == "control":
+        export_weights(chain, args.assets or args.folder / "control/assets", "control", "control-finish")
 
 
 def asked(
