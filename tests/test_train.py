@@ -12,7 +12,7 @@ import torch
 from live2diff_nb import Live2Diff
 from live2diff_nb.data.teachers import STYLES
 from live2diff_nb.depth.small import TinyDepth
-from live2diff_nb.tiny.batches import Batches, DenoiserConfig
+from live2diff_nb.tiny.batches import NAMES, Batches, DenoiserConfig
 from live2diff_nb.tiny import build
 from live2diff_nb.tiny.build import main
 from live2diff_nb.tiny.chain import Chain
@@ -129,7 +129,7 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
         main([part, *words, "--steps", "1", "--batch", "1", "--size", "64"])
     monkeypatch.setattr(tiny, "TINY", tmp_path / "assets")
     pipe = Live2Diff.from_pretrained("tiny", height=64, width=64)
-    assert list(pipe.styles) == [name for name in QUICK.free if name != "photo"]
+    assert list(pipe.styles) == [name for name in NAMES if name != "photo"]
     frames = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
     assert len(list(pipe.stream(frames))) == 10
 

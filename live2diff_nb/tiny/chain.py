@@ -72,7 +72,7 @@ NETWORK = (StreamUNet, Level, DownLevel, MiddleLevel, UpLevel, DepthAdapter, Mot
 CODE = dict(vae=(autoencoder, edge_loss, TinyVAE, encoder, decoder, ResidualBlock),
             depth=(TinyDepth, depth_loss, scene_batch, seen_by_camera),
             decoder=(drawing, critic, texture),
-            denoiser=(batches, denoiser, texture, critic, Painter, camera, crops, make_prompt, *NETWORK),
+            denoiser=(batches, denoiser, texture, Painter, camera, crops, make_prompt, *NETWORK),
             finish=(finish, batches, denoiser, texture, critic, camera, crops))
 
 # %% ../../nbs/tiny/chain.ipynb #cha00007

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.teachers import STYLES
 from ..files.places import check_own
 from .autoencoder import kept_loss, noisy
-from .batches import Batch, Batches, DenoiserConfig
+from .batches import NAMES, Batch, Batches, DenoiserConfig
 from .critic import Critic, critic_losses
 from .denoiser import DenoiserLoss, any_timesteps
 from .painter import Painter
@@ -46,7 +46,7 @@ class FinishConfig:
         paint: DenoiserConfig,  # of the denoiser
     ) -> DenoiserConfig:
         "The denoiser's settings, for as many steps as these; clips from the first step on."
-        return DenoiserConfig(**dict(asdict(paint), steps=self.steps, strict=0.0, first=0.0, alone=self.alone))
+        return DenoiserConfig(**dict(asdict(paint), steps=self.steps, first=0.0, alone=self.alone))
 
 
 class FinishLoss:
@@ -63,7 +63,7 @@ class FinishLoss:
         self.painter, self.vae, self.make, self.config = painter, painter.vae, make, config
         self.run, self.style = DenoiserLoss(painter, make, paint), StyleLoss(filters=24)
         torch.manual_seed(config.seed)
-        critic = Critic(len(self.run.names), 3, max(1, self.vae.config.factor // 2), config.width)
+        critic = Critic(len(NAMES), 3, max(1, self.vae.config.factor // 2), config.width)
         own = dict(critic=critic, table=LossTable(config.losses))
         self.models = nn.ModuleDict(dict(decoder=self.vae.decoder.requires_grad_(), **own))
 
@@ -99,9 +99,9 @@ class FinishLoss:
             closed = noisy(self.vae.encode(there), self.config.noise)
         out, back = self.vae.decode(torch.cat([latents, closed])).float().split((len(latents), len(there)))
         with torch.autocast(out.device.type, enabled=False):
-            of_each = torch.tensor([self.run.names.index(name) for name in batch.names]).repeat_interleave(
+            of_each = torch.tensor([NAMES.index(name) for name in batch.names]).repeat_interleave(
                 len(out) // clips)
-            style = F.one_hot(of_each, len(self.run.names)).to(out)
+            style = F.one_hot(of_each, len(NAMES)).to(out)
             values = dict(kept=kept_loss(out, goal), there=kept_loss(back, there),
                           texture=self.style(out, goal).mean(), crisp=crisp_loss(out, goal).mean())
             values |= critic_losses(self.models["critic"], out, goal, photo, style)

@@ -17,7 +17,7 @@ from torch import nn
 from ..data.pictures import glance
 from ..data.teachers import STYLES
 from ..files.places import check_own
-from .batches import LOSSES, Batches, DenoiserConfig
+from .batches import Batches, DenoiserConfig
 from .denoiser import DenoiserLoss
 from .painter import Painter
 from ..training.checkpoints import shared_place
@@ -38,9 +38,8 @@ class LoraConfig:
 
     def losses(self) -> DenoiserConfig:
         "The denoiser's settings with this one's sizes."
-        weights = {name: weight for name, weight in LOSSES.items() if name not in ("critic", "features", "verdict")}
         same = dict(steps=self.steps, clips=self.clips, frames=self.frames, size=self.size, lr=self.lr, seed=self.seed)
-        return DenoiserConfig(**same, warmup=2, strict=0.0, first=0.0, photos=0.0, old=0.0, losses=weights)
+        return DenoiserConfig(**same, warmup=2, first=0.0, photos=0.0, old=0.0)
 
 
 def train_lora(
@@ -63,7 +62,6 @@ def train_lora(
     adapters = add_adapters(painter.unet, ["style"], config.rank)
     run = Run(nn.ModuleDict(dict(adapters=adapters, table=loss.models["table"])), folder, config.lr, 0, weight_decay=0)
     painter.to(run.accelerator.device)
-    loss.strokes.to(run.accelerator.device)
     run.fit("style", loss, config.steps, report=report,
             settings=dict(asdict(config), style=style, crops=glance(pairs), **(told or {})))
     painter.to("cpu")

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from ..files.places import RECORD, whole_folder
-from .batches import DenoiserConfig
+from .batches import NAMES, DenoiserConfig
 from .painter import PREDICTION
 from ..weights.graphs import export_graphs
 from ..weights.tiny import TINY, load_parts
@@ -24,7 +24,7 @@ def settings_of(
     config: DenoiserConfig,  # of the training
 ) -> dict:                   # for `config.json`
     "How the model is used where nobody says otherwise."
-    styles = {name: f"{name}, {{prompt}}" for name in config.free if name != "photo"}
+    styles = {name: f"{name}, {{prompt}}" for name in NAMES if name != "photo"}
     return dict(prediction_type=PREDICTION, max_timestep=config.max_timestep, strength=config.strength, noise="fixed",
                 styles=styles)
 
