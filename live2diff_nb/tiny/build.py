@@ -66,7 +66,7 @@ def fitted(
             train_denoiser(painter, stacks, config=replace(chain.denoiser, steps=steps))
         def finish(folder, steps):
             painter = Painter(folder / "run", chain.vae.network(), TinyDepth().eval(), chain.unet)
-            train_finish(painter, stacks, folder, chain.denoiser, replace(chain.finish, steps=steps))
+            train_finish(painter, stacks, folder, chain.denoiser, replace(chain.finish, steps=steps, batches=2))
         def lora(folder, steps):
             painter = Painter(folder, chain.vae.network(), TinyDepth().eval(), chain.unet)
             train_lora(painter, STYLES[0], folder / "x.safetensors", stacks, replace(chain.loras, steps=steps))
@@ -105,7 +105,8 @@ def pack(
     def wanted(entry):
         name = Path(entry.name).name
         finished = name.endswith(".pt") and (done or name not in ("denoiser.pt", "finish.pt"))
-        return None if name in ("crops", "control", "control-finish") or ".before" in name or finished else entry
+        apart = name in ("crops", "control", "control-finish", "painted")
+        return None if apart or ".before" in name or finished else entry
     with tarfile.open(whole, "w") as tar: tar.add(folder, ".", filter=wanted)
     with open(whole, "rb") as file:
         for k, piece in enumerate(iter(lambda: file.read(most), b"")): (out / f"chain.tar.{k:02d}").write_bytes(piece)
@@ -163,7 +164,7 @@ def asked(
     few = {} if args.batch is None else dict(clips=args.batch)
     return replace(chain, vae=replace(chain.vae, **given), decoder=replace(chain.decoder, **given),
                    loras=replace(chain.loras, **given, **few),
-                   finish=replace(chain.finish, **{name: n for name, n in given.items() if name == "steps"}),
+                   finish=replace(chain.finish, **({} if args.steps is None else dict(steps=args.steps, batches=2))),
                    denoiser=replace(chain.denoiser, **given, **few, **(dict(singles=args.batch) if few else {})),
                    depth={name: dict(stage, **given) for name, stage in chain.depth.items()})
 
