@@ -37,7 +37,7 @@ LAYERS = {
     "unet": lambda m: m["unet"].conv_in,
     "motion": lambda m: m["unet"].temporal_layers[0].to_k,
     "encoder": lambda m: m["vae"].encoder[1],
-    "decoder": lambda m: m["vae"].decoder[0],
+    "decoder": lambda m: m["vae"].decoder.get_submodule("0"),
     "depth": lambda m: m["depth"].stem[0],
     "adapter": lambda m: m["unet"].flow_conv_in.conv_in,
     "words": lambda m: whole(m["text_encoder"]).get_submodule(FIRST_LAYER),
@@ -231,7 +231,7 @@ def pair():
 
 
 def dim_unet(pipe): pipe.unet.conv_out.weight.mul_(0.6)
-def dim_encoder(pipe): pipe.vae.encoder[-1].weight.mul_(0.6)
+def dim_encoder(pipe): pipe.vae.encoder[1].weight.mul_(0.6)
 def dim_decoder(pipe): pipe.vae.decoder[-2].weight.data.mul_(0.6)
 def flat_depth(pipe): pipe.depth.head.weight.data.mul_(-1)
 def put_lora(pipe): pipe.set_lora(str(style_lora("cartoon")))

@@ -43,7 +43,7 @@ def encoder(
         nn.PixelUnshuffle(side), nn.Conv2d(in_channels * side**2, channels, 3, padding=1),
         *[ResidualBlock(channels) for _ in range(blocks)],
         nn.SiLU(), nn.Conv2d(channels, latent_channels // fold**2, 3, padding=1),
-        nn.PixelUnshuffle(fold) if fold > 1 else nn.Identity())
+        *([nn.PixelUnshuffle(fold)] if fold > 1 else []))
 
 # %% ../../nbs/weights/vae.ipynb #d075de8f
 def decoder(
@@ -60,7 +60,8 @@ def decoder(
               *[ResidualBlock(channels) for _ in range(blocks)],
               nn.SiLU(), nn.Conv2d(channels, in_channels * side**2, 3, padding=1), nn.PixelShuffle(side))
     named = {str(k): layer for k, layer in enumerate(layers)}
-    return nn.Sequential(OrderedDict(unfold=nn.PixelShuffle(fold) if fold > 1 else nn.Identity(), **named))
+    first = dict(unfold=nn.PixelShuffle(fold)) if fold > 1 else {}
+    return nn.Sequential(OrderedDict(**first, **named))
 
 # %% ../../nbs/weights/vae.ipynb #e9e67d48
 class TinyVAE(ModelMixin, ConfigMixin):
