@@ -33,7 +33,7 @@ from .shipping import settings_of, ship
 
 # %% ../../nbs/tiny/build.ipynb #fdfab79e
 # Of the minutes that painting leaves.
-SHARES = dict(vae=0.12, decoder=0.06, depth=0.08, denoiser=0.52, finish=0.1, loras=0.08)
+SHARES = dict(vae=0.08, decoder=0.05, depth=0.07, denoiser=0.62, finish=0.1, loras=0.05)
 
 def seconds_a_step(
     train,            # (folder, steps) -> None, trains so many steps

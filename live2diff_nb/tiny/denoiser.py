@@ -20,7 +20,7 @@ from ..engine.masks import temporal_mask
 from ..engine.unet import chunk_views
 from .batches import Ahead, Batch, Batches, DenoiserConfig
 from .painter import Painter
-from .texture import LossTable, coarse_loss, edge_loss, grain, steadiness_loss
+from .texture import LossTable, StyleLoss, coarse_loss, edge_loss, grain, steadiness_loss
 from ..training.loop import Run
 
 # %% ../../nbs/tiny/denoiser.ipynb #9e9c899e
@@ -46,7 +46,7 @@ def clip_noise(
 
 # %% ../../nbs/tiny/denoiser.ipynb #c40da32b
 class DenoiserLoss:
-    "What is asked of the denoiser: the latents of every denoising step, and the picture after the last."
+    "What is asked of the denoiser: the latents of every denoising step, their strokes, and the picture after the last."
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class DenoiserLoss:
     ):
         self.painter, self.make, self.config = painter, make, config
         self.ahead = Ahead(make, config.steps, workers=max(2, cpu_count() // 2))
-        self.measured = set()
+        self.measured, channels = set(), painter.vae.config.latent_channels
+        self.strokes = StyleLoss(filters=48, scales=1, channels=channels, side=3)
         self.models = nn.ModuleDict(dict(painter.models, table=LossTable(config.losses)))
 
     def __call__(
@@ -94,19 +95,20 @@ class DenoiserLoss:
         share = min(1, timesteps[0] / config.full)
         batch = batch._replace(goal=batch.photo + share * (batch.goal - batch.photo))
         frames, moving = batch.photo.shape[1], step >= config.first * config.steps
-        out, latent = self.denoise(batch, timesteps, moving)
+        out, target, latent = self.denoise(batch, timesteps, moving)
         with torch.autocast(out.device.type, enabled=False):
             if set(config.losses) == {"latent"}: return dict(latent=latent)
             late = max(0, min(config.warmup, frames // 2) - 1)
             start = int(rng.integers(late, max(late, frames - config.shown) + 1))
-            return dict(latent=latent, **self.pictures(batch, out.float().unflatten(0, (-1, frames)), start))
+            values = dict(latent=latent, strokes=self.strokes.to(out.device)(out.float(), target.float()).mean())
+            return values | self.pictures(batch, out.float().unflatten(0, (-1, frames)), start)
 
     def denoise(
         self,
         batch: Batch,         # on the network's device
         timesteps: list,      # falling
         moving: bool = True,  # with the motion modules
-    ) -> tuple:               # latents (clips * frames, c, h, w) after the last step; the steps' loss
+    ) -> tuple:               # latents (clips * frames, c, h, w): after the last step, and the goal's; the steps' loss
         "The denoising steps as they run."
         painter, unet, (n, frames) = self.painter, self.painter.unet, batch.photo.shape[:2]
         taken, goal = (part.flatten(0, 1) for part in (batch.taken, batch.goal))
@@ -124,7 +126,7 @@ class DenoiserLoss:
             last = k + 1 == len(timesteps)
             total = total + (1 if last else 0.5) * coarse_loss(out.float(), target.float())
             x = x if last else add_noise(scalings, k + 1, out.detach(), clip_noise(out, fresh))
-        return out, total
+        return out, target, total
 
     def mask(
         self,
