@@ -20,7 +20,7 @@ from ..engine.masks import temporal_mask
 from ..engine.unet import chunk_views
 from .batches import Ahead, Batch, Batches, DenoiserConfig
 from .painter import Painter
-from .texture import LossTable, StyleLoss, coarse_loss, edge_loss, grain, steadiness_loss
+from .texture import LossTable, StyleLoss, coarse_loss, edge_loss, grain_loss, steadiness_loss
 from ..training.loop import Run
 
 # %% ../../nbs/tiny/denoiser.ipynb #9e9c899e
@@ -152,9 +152,8 @@ class DenoiserLoss:
         if made.shape[1] == 1: return values
         error = (picture - goal).unflatten(0, (len(made), -1))
         steps = slice(start, start + error.shape[1] - 1)
-        dirt, theirs = (2e-3 + grain(x, goal).mean() for x in (picture, goal))         # a quarter of a grey level more
         return values | dict(steady=steadiness_loss(error, batch.was[:, steps], batch.seen[:, steps]),
-                             grain=(dirt / theirs).clamp(min=1))
+                             grain=grain_loss(picture, goal))
 
 # %% ../../nbs/tiny/denoiser.ipynb #1e4f232d
 def train_denoiser(

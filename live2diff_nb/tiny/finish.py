@@ -7,6 +7,7 @@ __all__ = ['FINISHING', 'FinishConfig', 'paint_clips', 'open_painted', 'some_pai
 
 # %% ../../nbs/tiny/finish.ipynb #fin00004
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,13 @@ from .batches import NAMES, Batches, DenoiserConfig
 from .critic import Critic, critic_losses
 from .denoiser import DenoiserLoss, any_timesteps
 from .painter import Painter
-from .texture import LossTable, StyleLoss, crisp_loss
+from .texture import LossTable, StyleLoss, crisp_loss, grain_loss
 from ..training.checkpoints import shared_place, wait_for_all
 from ..training.loop import Run, share
 from ..weights.vae import TinyVAE
 
 # %% ../../nbs/tiny/finish.ipynb #fin00007
-FINISHING = dict(kept=0.7, there=0.7, texture=3.0, crisp=3.0, features=0.5, verdict=0.7, critic=1.0)
+FINISHING = dict(kept=0.7, there=0.7, texture=3.0, crisp=3.0, features=0.5, verdict=0.7, critic=1.0, grain=0.5)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class FinishLoss:
         with torch.no_grad(): closed = noisy(self.vae.encode(there), self.config.noise)
         out, back = self.vae.decode(torch.cat([latents, closed])).float().split((len(latents), len(there)))
         values = dict(kept=kept_loss(out, goal), there=kept_loss(back, there), texture=self.style(out, goal).mean(),
-                      crisp=crisp_loss(out, goal).mean())
+                      crisp=crisp_loss(out, goal).mean(), grain=grain_loss(out, goal))
         names = F.one_hot(style, len(NAMES)).to(out)
         return values | critic_losses(self.models["critic"], out, goal, photo, names)
 
@@ -158,12 +159,14 @@ def train_finish(
     settings = dict(asdict(config), paint=asdict(paint), data=Batches(stacks, paint, styles).data, **(told or {}))
     place = Path(folder) / "painted" / fingerprint([settings])
     mine = slice(run.accelerator.process_index, None, run.accelerator.num_processes)
-    paint_clips(painter, stacks, place, config, paint, styles, mine)
-    wait_for_all()
-    painted = open_painted(place, config.batches)
+    @cache
+    def painted():                             # not before the run is known to be ours, nor where it has ended
+        paint_clips(painter, stacks, place, config, paint, styles, mine)
+        wait_for_all()
+        return open_painted(place, config.batches)
     def batch(step, mine):
         rng = np.random.default_rng((config.seed, 7, step, mine.start or 0))
-        return some_painted(painted, len(share(config.batch, mine)), rng, device)
+        return some_painted(painted(), len(share(config.batch, mine)), rng, device)
     def asked(step, mine):
         if not table.start.any():
             with torch.no_grad(), torch.random.fork_rng():
