@@ -32,7 +32,7 @@ from .painter import Painter
 from .shipping import settings_of, ship
 
 # %% ../../nbs/tiny/build.ipynb #fdfab79e
-# Of the minutes that painting leaves.
+# Of the minutes that painting leaves; the depth estimator gets its share by the denoiser's steps.
 SHARES = dict(vae=0.08, decoder=0.05, depth=0.07, denoiser=0.62, finish=0.1, loras=0.05)
 
 def seconds_a_step(
@@ -126,7 +126,8 @@ def main(
         help="folders of pictures (default: /usr/share/backgrounds, scikit-image, scikit-learn)")
     add("--assets", type=Path, help="where the trained weights go (default: assets in the folder)")
     add("--minutes", type=float, help="set the steps so that all parts together take so long")
-    add("--out", type=Path, help="at the end, and when stopped, put all but the crops here, in files of 15 MiB")
+    add("--out", type=Path,
+        help="at the end, and when stopped, put all but crops, painted clips and control here, in files of 15 MiB")
     add("--precision", choices=("no", "bf16", "fp16"), help="mixed precision (default: bf16 on a GPU)")
     for name in ("steps", "size", "batch", "crops"): add(f"--{name}", type=int, help="instead of the recipe's")
     args = parser.parse_args(argv)
@@ -162,9 +163,10 @@ def asked(
     if args.crops: chain = replace(chain, crops=args.crops)
     given = {name: value for name, value in (("steps", args.steps), ("size", args.size)) if value is not None}
     few = {} if args.batch is None else dict(clips=args.batch)
+    painted = {} if args.steps is None else dict(steps=args.steps, batches=min(chain.finish.batches, 2 * args.steps))
     return replace(chain, vae=replace(chain.vae, **given), decoder=replace(chain.decoder, **given),
                    loras=replace(chain.loras, **given, **few),
-                   finish=replace(chain.finish, **({} if args.steps is None else dict(steps=args.steps, batches=2))),
+                   finish=replace(chain.finish, **painted),
                    denoiser=replace(chain.denoiser, **given, **few, **(dict(singles=args.batch) if few else {})),
                    depth={name: dict(stage, **given) for name, stage in chain.depth.items()})
 

@@ -159,12 +159,10 @@ class DenoiserLoss:
 def train_denoiser(
     painter: Painter,           # trained in place
     stacks: list,               # of (1 + styles, H, W, 3) uint8, from `paint_crops`
-    name: str = "denoiser",     # of the checkpoint
     config=DenoiserConfig(),    # everything else
     styles: tuple = STYLES,     # names of the paintings
     every: float = 60,          # seconds between checkpoints
     report=None,                # called with (step, loss, losses by name)
-    passes: int = 1,            # passes a batch is computed in, where memory is short
     told: dict | None = None,   # what else a resumed run must agree with
     look=None,                  # called with (steps done, run) after every step
 ) -> Run:                       # with its `average`
@@ -178,5 +176,5 @@ def train_denoiser(
         if report: report(step, value, loss.models["table"].last)
         if look: look(step + 1, run)
     settings = dict(asdict(config), data=batches.data, **(told or {}))
-    run.fit(name, loss, config.steps, every=every, report=noted, passes=passes, settings=settings)
+    run.fit("denoiser", loss, config.steps, every=every, report=noted, settings=settings)
     return run

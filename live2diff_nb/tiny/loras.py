@@ -60,7 +60,8 @@ def train_lora(
     batches = Batches(pairs, whole, (style,), word="photo")
     loss = DenoiserLoss(painter, lambda step, mine: batches(step, whole.steps, mine), whole)
     adapters = add_adapters(painter.unet, ["style"], config.rank)
-    run = Run(nn.ModuleDict(dict(adapters=adapters, table=loss.models["table"])), folder, config.lr, 0, weight_decay=0)
+    run = Run(nn.ModuleDict(dict(adapters=adapters, table=loss.models["table"])), folder, config.lr, config.seed,
+              weight_decay=0)
     painter.to(run.accelerator.device)
     run.fit("style", loss, config.steps, report=report,
             settings=dict(asdict(config), style=style, crops=glance(pairs), **(told or {})))

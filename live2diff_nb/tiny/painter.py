@@ -53,7 +53,7 @@ class Painter:
         self,
         folder,                         # the tokenizer is kept here; checkpoints go here
         vae,                            # trained, frozen
-        depth,                          # trained depth estimator, frozen; None: train without depth
+        depth,                          # trained depth estimator, frozen
         unet_config: dict = TINY_UNET,  # of the StreamUNet
         seed: int = 0,                  # of the first weights
     ):
@@ -77,8 +77,7 @@ class Painter:
         device,  # where to
     ) -> "Painter":
         "Move the models."
-        for part in (self.models, self.vae, self.depth):
-            if part is not None: part.to(device)
+        for part in (self.models, self.vae, self.depth): part.to(device)
         return self
 
     def read(

@@ -65,6 +65,6 @@ def put(
     if loras.exists(): shutil.copytree(loras, assets / "loras", dirs_exist_ok=True, ignore=left_out)
     (assets / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (assets / "recipe.json").write_text(json.dumps(record, indent=0) + "\n")
-    if find_spec("onnxscript") is None: return
     for old in assets.glob("*.onnx"): old.unlink()
+    if find_spec("onnxscript") is None: return
     export_graphs(load_parts(lambda part: assets / part), assets)

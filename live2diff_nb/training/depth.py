@@ -76,6 +76,7 @@ def train_depth(
     every: float = 60,  # seconds between checkpoints
     report=None,        # called with (step, loss)
     resume=False,       # continue the run in this folder although its settings were others
+    told: dict | None = None,  # what else a resumed run must agree with
 ) -> TinyDepth:         # trained
     "Train on small scenes, then on larger ones, and save; a second call resumes an interrupted run."
     torch.manual_seed(seed)
@@ -85,9 +86,9 @@ def train_depth(
         first = (seed + number) * 10 ** 6
         scenes = scene_batch(range(first, first + stage["scenes"]), stage["size"], photos)
         loss = scene_loss(depth, *scenes, batch)
-        run, told = Run(depth.train(), folder, stage["lr"], seed, resume=resume), dict(batch=batch, **stage)
-        told |= dict(photos=glance(photos or ()), steps=None)
-        run.fit(name, loss, stage["steps"], before, every, report, settings=told)
+        run = Run(depth.train(), folder, stage["lr"], seed, resume=resume)
+        settings = dict(stage, batch=batch, photos=glance(photos or ()), steps=None, **(told or {}))
+        run.fit(name, loss, stage["steps"], before, every, report, settings=settings)
         before = name
     depth.eval().to(memory_format=torch.contiguous_format)
     with shared_place(folder, "depth") as new: depth.save_pretrained(new)
