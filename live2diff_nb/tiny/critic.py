@@ -35,7 +35,7 @@ class Critic(nn.Module):
         source: Tensor,    # the same of what was painted
         style: Tensor,     # (n, styles), 1 at the style that was asked for
     ) -> tuple:            # (n, verdicts); its feature maps, four tensors
-        "Above zero: the teacher's; below: the denoiser's."
+        "Above zero: the teacher's; below: the network's."
         x = self.fold(torch.cat([painting, source], 1))
         x, noticed = torch.cat([x, style[:, :, None, None].expand(-1, -1, *x.shape[-2:])], 1), []
         for conv in self.convs:
@@ -46,7 +46,7 @@ class Critic(nn.Module):
 # %% ../../nbs/tiny/critic.ipynb #ae45b7ba
 def hinge(
     teacher: Tensor,  # verdicts on the teacher's paintings
-    painted: Tensor,  # verdicts on the denoiser's
+    painted: Tensor,  # verdicts on the network's
 ) -> Tensor:          # 0: told apart with room to spare; 2: it cannot tell
     "How badly the critic tells them apart."
     return F.relu(1 - teacher).mean() + F.relu(1 + painted).mean()
