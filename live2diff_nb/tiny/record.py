@@ -67,9 +67,10 @@ def curve(
     name: str,           # of a run
     seconds: float = 10, # between two lines
 ):                       # (step, loss, losses by name or none) -> None
-    "A report that is printed and kept."
+    "A report that is printed and kept, by the first process of a run."
     path, shown, last = folder / "curves" / f"{name}.jsonl", progress(name, seconds=seconds), [0.0]
     def report(step, loss, losses=None):
+        if not leads(): return
         shown(step, loss)
         if time.time() - last[0] < seconds: return
         last[0] = time.time()
