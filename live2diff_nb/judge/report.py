@@ -144,9 +144,13 @@ def rounded(
 def save_report(
     folder, # of `live2diff-nb evaluate`, which has figures.json and perhaps long.json
     path=REPORT, # where to
+    control=None, # the same of weights whose frames saw only themselves in training: its `alone_fresh` is kept
 ):
     "Store the figures of one run in the package."
-    told = json.loads((Path(folder) / "figures.json").read_text(encoding="utf8"))
+    def read(place): return json.loads((Path(place) / "figures.json").read_text(encoding="utf8"))
+    told = read(folder)
+    for style, labels in (read(control)["means"] if control else {}).items():
+        for label, rows in labels.items(): told["means"][style][label]["control"] = rows["alone_fresh"]
     long = Path(folder) / "long.json"
     if long.exists(): told["long"] = json.loads(long.read_text(encoding="utf8"))
     Path(path).write_text(json.dumps(rounded(told), separators=(",", ":")), encoding="utf8")
@@ -159,25 +163,32 @@ def saved_report(
     return json.loads(Path(path).read_text(encoding="utf8"))
 
 # %% ../../nbs/judge/report.ipynb #rept0019
-RATIOS = { # what it says -> figure, over which method
-    "warp error, over frame by frame with the same one noise": ("warp", "alone"),
-    "warp error, over frame by frame with fresh noise": ("warp", "alone_fresh"),
-    "detail, over frame by frame with the same one noise": ("detail", "alone"),
-    "warp error, over the teacher's frames": ("warp", "the teacher"),
-    "depth error by a net that trained nothing, with the adapter over without": ("depth", "ours_flat"),
-    "style distance to the teacher, over the input's": ("style", None),
-    "detail, over the teacher's": ("detail", None)}
+RATIOS = { # what it says -> figure, of which method, over the least of which others
+    "warp error, over frame by frame with the same one noise": ("warp", "ours", ["alone"]),
+    "warp error, over frame by frame with fresh noise": ("warp", "ours", ["alone_fresh"]),
+    "fresh noise in both: warp error, over frame by frame": ("warp", "ours_fresh", ["alone_fresh", "control"]),
+    "fresh noise, warm slots only: warp error, over all of the memory": ("warp", "warm_only", ["ours_fresh"]),
+    "fresh noise, ring only: warp error, over all of the memory": ("warp", "ring_only", ["ours_fresh"]),
+    "fresh noise, no memory: warp error, over all of the memory": ("warp", "no_memory", ["ours_fresh"]),
+    "warped noise: warp error, over one noise": ("warp", "ours_warped", ["ours_one"]),
+    "detail, over frame by frame with the same one noise": ("detail", "ours", ["alone"]),
+    "warp error, over the teacher's frames": ("warp", "ours", ["the teacher"]),
+    "depth error by a net that trained nothing, with the adapter over without": ("depth", "ours", ["ours_flat"]),
+    "style distance to the teacher, over the input's": ("style", "ours", []),
+    "detail, over the teacher's": ("detail", "ours", [])}
 
 def fair_table(
     told: dict, # from `saved_report`
     labels=("still", "moving"), # which clips
 ) -> str: # Markdown
-    "The stream relative to its baselines, one column a style, one line each for still and moving clips."
+    "The stream relative to its baselines that were run, one column a style, a line each for still and moving clips."
     styles = list(told["means"])
     lines = ["| figure | clips | " + " | ".join(styles) + " |", "|---" * (len(styles) + 2) + "|"]
-    for text, (figure, other) in RATIOS.items():
+    for text, (figure, method, others) in RATIOS.items():
         for label in labels:
             means = [told["means"][style][label] for style in styles]
-            values = [m["ours"][figure] / (m[other][figure] if other else 1) for m in means]
+            run = [[m[name][figure] for name in others if name in m] for m in means]
+            if any(method not in m for m in means) or others and not all(run): continue
+            values = [m[method][figure] / min(found, default=1) for m, found in zip(means, run)]
             lines.append(f"| {text} | {label} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
     return "\n".join(lines)
