@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PAINTING', 'CODE', 'PARTS', 'OTHERS', 'Chain', 'watcher', 'share_start', 'run_photos', 'run_crops', 'run_vae',
            'run_decoder', 'run_depth', 'new_painter', 'run_denoiser', 'trained_painter', 'run_finish', 'run_control',
-           'run_loras', 'run_witness', 'run_part', 'recipe']
+           'run_loras', 'run_witness', 'run_part']
 
 # %% ../../nbs/tiny/chain.ipynb #cha00004
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -25,7 +25,7 @@ from ..depth.small import TinyDepth, fold_norms
 from ..engine.levels import DepthAdapter, DownLevel, Level, MiddleLevel, UpLevel
 from ..engine.temporal import MotionModule, TemporalAttention
 from ..engine.unet import StreamUNet
-from ..files.places import RECORD, read_record, whole_file, write_record
+from ..files.places import read_record, whole_file, write_record
 from ..judge.witness import WITNESS_RECIPE, train_witness
 from . import autoencoder, batches, critic, decoder as drawing, denoiser, finish, loras, texture
 from .autoencoder import AutoencoderConfig, train_vae
@@ -34,8 +34,8 @@ from .decoder import DecoderConfig, train_decoder
 from .denoiser import train_denoiser
 from .finish import FinishConfig, train_finish
 from .loras import LoraConfig, train_lora
-from .painter import TINY_UNET, Painter
-from .record import add_line, commit, curve, machine, note, read_lines, sources, thinned, weights_of
+from .painter import TINY_UNET, Painter, begin_at
+from .record import add_line, commit, curve, machine, note, sources, weights_of
 from .validation import validation_clip, validation_figures
 from ..training.depth import DEPTH_STAGES, depth_loss, scene_batch, seen_by_camera, train_depth
 from ..training.checkpoints import leads
@@ -58,6 +58,8 @@ class Chain:
     denoiser: DenoiserConfig = DenoiserConfig()   # of the denoiser
     finish: FinishConfig = FinishConfig()         # of the decoder, on what the denoiser leaves
     loras: LoraConfig = LoraConfig()              # of each LoRA
+    styles: tuple = STYLES                        # that prompts can ask for: the first of the crops' paintings
+    start: Path | None = None      # a small model whose denoiser is trained further
 
     def made(
         self,
@@ -65,11 +67,16 @@ class Chain:
         name: str,  # of what it made
     ) -> Path:
         "Where a result lies; every part has a folder of its own."
+        if self.start and name in ("vae", "depth"): return self.start / name
         return self.folder / part / name
 
+    def stacks(self) -> list:
+        "The painted crops: (1 + styles, H, W, 3) uint8 each."
+        return [crop[: 1 + len(self.styles)] for crop in open_crops(self.folder / "crops")]
 
-PAINTING = (batches, denoiser, texture, Painter, camera, crops, make_prompt, StreamUNet, Level, DownLevel, MiddleLevel,
-            UpLevel, DepthAdapter, MotionModule, TemporalAttention)
+
+PAINTING = (batches, denoiser, texture, Painter, begin_at, camera, crops, make_prompt, StreamUNet, Level, DownLevel,
+            MiddleLevel, UpLevel, DepthAdapter, MotionModule, TemporalAttention)
 CODE = dict(vae=(autoencoder, texture.edge_loss, TinyVAE, encoder, decoder, ResidualBlock),
             depth=(TinyDepth, train_depth, depth_loss, scene_batch, seen_by_camera),
             decoder=(drawing, autoencoder, critic, texture),
@@ -138,8 +145,8 @@ def run_vae(
     chain: Chain,  # crops
 ):
     "Crops -> autoencoder."
-    stacks, told = open_crops(chain.folder / "crops"), dict(code=sources(*CODE["vae"]))
-    train_vae(stacks, chain.folder / "vae", chain.vae, report=curve(chain.folder, "vae"), told=told)
+    told = dict(code=sources(*CODE["vae"]))
+    train_vae(chain.stacks(), chain.folder / "vae", chain.vae, report=curve(chain.folder, "vae"), told=told)
 
 
 def run_decoder(
@@ -148,15 +155,15 @@ def run_decoder(
     "The autoencoder -> the same latents, with a decoder that draws."
     vae = load_part(TinyVAE, chain.made("vae", "vae"), "cpu", torch.float32).to(memory_format=torch.channels_last)
     told = dict(code=sources(*CODE["decoder"]), vae=weights_of(vae))
-    stacks, report = open_crops(chain.folder / "crops"), curve(chain.folder, "decoder")
-    train_decoder(vae, stacks, chain.folder / "decoder", chain.decoder, report=report, told=told)
+    report = curve(chain.folder, "decoder")
+    train_decoder(vae, chain.stacks(), chain.folder / "decoder", chain.decoder, report=report, told=told)
 
 
 def run_depth(
     chain: Chain,  # crops
 ):
     "Rendered scenes, textured with photographs -> depth estimator."
-    textures, told = [crop[0] for crop in open_crops(chain.folder / "crops")[::4]], dict(code=sources(*CODE["depth"]))
+    textures, told = [crop[0] for crop in chain.stacks()[::4]], dict(code=sources(*CODE["depth"]))
     train_depth(textures, chain.folder / "depth", chain.depth, report=curve(chain.folder, "depth"), told=told)
 
 
@@ -167,7 +174,8 @@ def new_painter(
     "The denoiser before its first step."
     parts = (TinyVAE, "decoder", "vae"), (TinyDepth, "depth", "depth")
     vae, depth = (load_part(kind, chain.made(part, name), "cpu", torch.float32) for kind, part, name in parts)
-    return Painter(folder, vae.to(memory_format=torch.channels_last), fold_norms(depth), chain.unet)
+    vae = vae.to(memory_format=torch.channels_last)
+    return Painter(folder, vae, fold_norms(depth), chain.unet, start=chain.start)
 
 
 def run_denoiser(
@@ -178,9 +186,9 @@ def run_denoiser(
     "Crops, autoencoder and depth estimator -> denoiser and text encoder."
     if mode == "alone": share_start(chain)
     painter = new_painter(chain, chain.folder / name)
-    told = dict(code=sources(*CODE["denoiser"]), vae=weights_of(painter.vae), depth=weights_of(painter.depth))
-    stacks, config = open_crops(chain.folder / "crops"), replace(chain.denoiser, mode=mode)
-    run = train_denoiser(painter, stacks, config, report=curve(chain.folder, name), told=told,
+    found, config = dict(unet=painter.unet, vae=painter.vae, depth=painter.depth), replace(chain.denoiser, mode=mode)
+    told = dict(code=sources(*CODE["denoiser"]), **{part: weights_of(model) for part, model in found.items()})
+    run = train_denoiser(painter, chain.stacks(), config, chain.styles, report=curve(chain.folder, name), told=told,
                          look=watcher(chain, name, painter, config))
     painter.to("cpu").export(run.average.cpu(), chain.made(name, "result"))
 
@@ -193,7 +201,8 @@ def trained_painter(
 ) -> Painter:
     "The denoiser after its last step."
     parts = (TinyVAE, vae), (TinyDepth, chain.made("depth", "depth"))
-    painter = Painter(folder, *(load_part(kind, place, "cpu", torch.float32) for kind, place in parts), chain.unet)
+    frozen = (load_part(kind, place, "cpu", torch.float32) for kind, place in parts)
+    painter = Painter(folder, *frozen, chain.unet, start=chain.start)
     for part, model in painter.models.items():
         trained = load_part(type(model), chain.made(name, "result") / part, "cpu", torch.float32)
         model.load_state_dict(trained.state_dict())
@@ -209,8 +218,9 @@ def run_finish(
     "What the denoiser leaves -> the decoder that ships."
     painter = trained_painter(chain, chain.folder / name, chain.made(of, "result") / "vae", of)
     told = dict(code=sources(*CODE["finish"]), unet=weights_of(painter.unet), vae=weights_of(painter.vae))
-    stacks, paint = open_crops(chain.folder / "crops"), replace(chain.denoiser, mode=mode)
-    train_finish(painter, stacks, chain.folder / name, paint, chain.finish, report=curve(chain.folder, name), told=told)
+    paint, report = replace(chain.denoiser, mode=mode), curve(chain.folder, name)
+    train_finish(painter, chain.stacks(), chain.folder / name, paint, chain.finish, chain.styles, report=report,
+                 told=told)
     painter.to("cpu")
     figures = validation_figures(painter, painter.models, paint, validation_clip())
     add_line(chain.folder / "curves" / f"{name}_validation.jsonl", dict(step=chain.finish.steps, **figures))
@@ -221,17 +231,17 @@ def run_control(
 ):
     "The denoiser and its decoder once more, trained equally long with frames that see themselves only."
     run_denoiser(chain, "control", "alone")
-    run_finish(chain, "control-finish", "control", "alone")
+    if not chain.start: run_finish(chain, "control-finish", "control", "alone")
 
 
 def run_loras(
     chain: Chain,  # crops, depth estimator, denoiser and its last decoder
 ):
     "The denoiser -> a LoRA of each of its styles."
-    for style in STYLES:
+    for style in chain.styles:
         painter = trained_painter(chain, chain.folder / "loras" / f"{style}-run", chain.made("finish", "vae"))
-        path, stacks = chain.folder / "loras" / f"{style}.safetensors", open_crops(chain.folder / "crops")
-        train_lora(painter, style, path, stacks, chain.loras, report=curve(chain.folder, style),
+        path = chain.folder / "loras" / f"{style}.safetensors"
+        train_lora(painter, style, path, chain.stacks(), chain.loras, chain.styles, report=curve(chain.folder, style),
                    told=dict(code=sources(*CODE["loras"]), unet=weights_of(painter.unet)))
 
 
@@ -258,13 +268,3 @@ def run_part(
     {**PARTS, **OTHERS}[name](chain)
     note(chain.folder, dict(part=name, end=round(time.time()), hours=round((time.time() - begin) / 3600, 3)))
 
-
-def recipe(
-    chain: Chain,  # finished
-) -> dict:         # for `recipe.json`
-    "How the weights were made."
-    curves = {path.stem: thinned(read_lines(path)) for path in sorted((chain.folder / "curves").glob("*.jsonl"))}
-    places = [path.parent for path in sorted(chain.folder.rglob(RECORD))]
-    chosen = {name: value for name, value in asdict(chain).items() if name not in ("folder", "photos")}
-    return dict(chosen=chosen, settings={place.name: read_record(place)["runs"] for place in places},
-                diary=read_lines(chain.folder / "chain.jsonl"), curves=curves)

@@ -20,7 +20,7 @@ from ..engine.masks import temporal_mask
 from ..engine.unet import chunk_views
 from .batches import Ahead, Batch, Batches, DenoiserConfig
 from .painter import Painter
-from .texture import LossTable, StyleLoss, coarse_loss, edge_loss, grain_loss, steadiness_loss
+from .texture import LossTable, StyleLoss, coarse_loss, crisp_loss, edge_loss, grain_loss, steadiness_loss
 from ..training.loop import Run
 
 # %% ../../nbs/tiny/denoiser.ipynb #9e9c899e
@@ -46,7 +46,7 @@ def clip_noise(
 
 # %% ../../nbs/tiny/denoiser.ipynb #c40da32b
 class DenoiserLoss:
-    "What is asked of the denoiser: the latents of every denoising step, their strokes, and the picture after the last."
+    "What is asked of the denoiser: the latents of every denoising step, and the picture after the last."
 
     def __init__(
         self,
@@ -56,8 +56,7 @@ class DenoiserLoss:
     ):
         self.painter, self.make, self.config = painter, make, config
         self.ahead = Ahead(make, config.steps, workers=max(2, cpu_count() // 2))
-        self.measured, channels = set(), painter.vae.config.latent_channels
-        self.strokes = StyleLoss(filters=48, scales=1, channels=channels, side=3)
+        self.measured, self.style = set(), StyleLoss()
         self.models = nn.ModuleDict(dict(painter.models, table=LossTable(config.losses)))
 
     def __call__(
@@ -95,20 +94,19 @@ class DenoiserLoss:
         share = min(1, timesteps[0] / config.full)
         batch = batch._replace(goal=batch.photo + share * (batch.goal - batch.photo))
         frames, moving = batch.photo.shape[1], step >= config.first * config.steps
-        out, target, latent = self.denoise(batch, timesteps, moving)
+        out, latent = self.denoise(batch, timesteps, moving)
         with torch.autocast(out.device.type, enabled=False):
             if set(config.losses) == {"latent"}: return dict(latent=latent)
             late = max(0, min(config.warmup, frames // 2) - 1)
             start = int(rng.integers(late, max(late, frames - config.shown) + 1))
-            values = dict(latent=latent, strokes=self.strokes.to(out.device)(out.float(), target.float()).mean())
-            return values | self.pictures(batch, out.float().unflatten(0, (-1, frames)), start)
+            return dict(latent=latent, **self.pictures(batch, out.float().unflatten(0, (-1, frames)), start))
 
     def denoise(
         self,
         batch: Batch,         # on the network's device
         timesteps: list,      # falling
         moving: bool = True,  # with the motion modules
-    ) -> tuple:               # latents (clips * frames, c, h, w): after the last step, and the goal's; the steps' loss
+    ) -> tuple:               # latents (clips * frames, c, h, w) after the last step; the loss of all steps
         "The denoising steps as they run."
         painter, unet, (n, frames) = self.painter, self.painter.unet, batch.photo.shape[:2]
         taken, goal = (part.flatten(0, 1) for part in (batch.taken, batch.goal))
@@ -126,7 +124,7 @@ class DenoiserLoss:
             last = k + 1 == len(timesteps)
             total = total + (1 if last else 0.5) * coarse_loss(out.float(), target.float())
             x = x if last else add_noise(scalings, k + 1, out.detach(), clip_noise(out, fresh))
-        return out, target, total
+        return out, total
 
     def mask(
         self,
@@ -148,7 +146,8 @@ class DenoiserLoss:
         picture = self.painter.vae.decode(made[:, some].flatten(0, 1)).float()
         near = [self.painter.depth(x[::2].clamp(-1, 1) / 2 + 0.5) for x in (picture, photo)]
         values = dict(pixels=F.l1_loss(picture, goal), edges=edge_loss(picture, goal), depth=F.l1_loss(*near),
-                      colours=F.l1_loss(F.avg_pool2d(picture, 4), F.avg_pool2d(goal, 4)))
+                      colours=F.l1_loss(F.avg_pool2d(picture, 4), F.avg_pool2d(goal, 4)),
+                      texture=self.style.to(goal.device)(picture, goal).mean(), crisp=crisp_loss(picture, goal).mean())
         if made.shape[1] == 1: return values
         error = (picture - goal).unflatten(0, (len(made), -1))
         steps = slice(start, start + error.shape[1] - 1)

@@ -14,7 +14,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from ..files.places import RECORD, whole_folder
-from .batches import NAMES, DenoiserConfig
+from ..data.teachers import STYLES
+from .batches import DenoiserConfig
 from .painter import PREDICTION
 from ..weights.graphs import export_graphs
 from ..weights.tiny import TINY, load_parts
@@ -22,9 +23,10 @@ from ..weights.tiny import TINY, load_parts
 # %% ../../nbs/tiny/shipping.ipynb #5343b10c
 def settings_of(
     config: DenoiserConfig,  # of the training
+    styles: tuple = STYLES,  # that prompts can ask for
 ) -> dict:                   # for `config.json`
     "How the model is used where nobody says otherwise."
-    styles = {name: f"{name}, {{prompt}}" for name in NAMES if name != "photo"}
+    styles = {name: f"{name}, {{prompt}}" for name in (style.replace("_", " ") for style in styles)}
     return dict(prediction_type=PREDICTION, max_timestep=config.max_timestep, strength=config.strength, noise="fixed",
                 styles=styles)
 
