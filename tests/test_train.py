@@ -12,16 +12,17 @@ import torch
 from live2diff_nb import Live2Diff
 from live2diff_nb.data.teachers import STYLES
 from live2diff_nb.depth.small import TinyDepth
+from live2diff_nb.engine.unet import StreamUNet
+from live2diff_nb.engine.views import chunk_views
 from live2diff_nb.tiny.batches import NAMES, Batches, DenoiserConfig
 from live2diff_nb.tiny import build
 from live2diff_nb.tiny.build import main
-from live2diff_nb.tiny.chain import Chain
+from live2diff_nb.tiny.chain import Chain, new_painter
 from live2diff_nb.tiny.denoiser import DenoiserLoss, train_denoiser
-from live2diff_nb.tiny.painter import TINY_UNET, Painter
+from live2diff_nb.tiny.painter import TINY_UNET, Painter, begin_at
 from live2diff_nb.tiny.texture import edge_loss
 from live2diff_nb.training.checkpoints import load_state
 from live2diff_nb.training.loop import Run
-from live2diff_nb.weights import tiny
 from live2diff_nb.weights.tiny import TINY
 from live2diff_nb.weights.vae import TinyVAE
 
@@ -128,11 +129,30 @@ def test_what_is_exported_can_be_loaded_and_streams(tmp_path, stacks, frozen, mo
         words = ["--folder", str(tmp_path), "--assets", str(tmp_path / "assets")]
         main([part, *words, "--steps", "1", "--batch", "1", "--size", "64"])
     assert not [path for path in (tmp_path / "assets").rglob("*.json") if str(tmp_path) in path.read_text()]
-    monkeypatch.setattr(tiny, "TINY", tmp_path / "assets")
-    pipe = Live2Diff.from_pretrained("tiny", height=64, width=64)
+    pipe = Live2Diff.from_pretrained(tmp_path / "assets", height=64, width=64)
     assert list(pipe.styles) == [name for name in NAMES if name != "photo"]
     frames = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
     assert len(list(pipe.stream(frames))) == 10
+    for graph in (tmp_path / "assets").glob("*.onnx"): graph.unlink()     # what is written without onnxscript
+    bare = Live2Diff.from_pretrained(tmp_path / "assets", height=64, width=64)
+    assert len(list(bare.stream(frames))) == 10
+    with pytest.raises(ValueError, match="cannot be given with the weights"):
+        Live2Diff.from_pretrained(tmp_path / "assets", vae="taesd")
+
+
+def test_a_trained_model_goes_on_with_motion_modules_at_every_level(tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(TINY, start)
+    before = StreamUNet(**SMALL | dict(motion_levels=(False, False, True)))
+    before.save_pretrained(start / "unet")
+    begun = new_painter(replace(build.going_on(start), folder=tmp_path), tmp_path / "denoiser").unet
+    assert len(begun.temporal_layers) > len(before.temporal_layers)
+    latents, text, t = torch.randn(4, CHANNELS, 8, 8), torch.ones(1, 16, 64), torch.tensor([9])
+    with torch.no_grad():
+        near = before.encode_depth(torch.zeros(4, CHANNELS, 8, 8))
+        outs = [unet.eval()(latents, t, text, near, chunk_views(unet, 4)) for unet in (begun, before)]
+    assert torch.allclose(*outs, atol=1e-5)                               # the new ones add nothing yet
+    with pytest.raises(ValueError, match="other levels or widths"): begin_at(TINY, StreamUNet(**SMALL), None)
 
 
 def test_edges_count_along_rows_and_columns_alike():

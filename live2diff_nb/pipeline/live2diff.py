@@ -24,7 +24,7 @@ from .intake import Intake, Ledger, frames_of, until_error
 from .session import Session
 from .settings import CHECKS, Settings, Travel
 from .streams import Streams, own_settings
-from ..weights.tiny import load_models
+from ..weights.tiny import load_models, small_folder
 
 # %% ../../nbs/pipeline/live2diff.ipynb #lsort001
 PARTS = tuple(inspect.signature(Models).parameters)
@@ -170,7 +170,8 @@ class Live2Diff(Pipeline):
     @classmethod
     def from_pretrained(
         cls,
-        name: str = "tiny",  # "tiny": the package's weights; or folder, file or hub id of Stable Diffusion 1.5
+        name: str = "tiny",  # the package's weights; or a folder by `make weights`; or Stable Diffusion 1.5: folder,
+                             # file or hub id
         device=None,         # "cpu", "cuda"; default: cuda where there is one
         dtype=None,          # torch.float16, bfloat16 or float32; default by device
         *,
@@ -186,13 +187,14 @@ class Live2Diff(Pipeline):
         "A pipeline with its weights loaded."
         files = dict(motion=motion, depth=depth, vae=vae, lcm_lora=lcm_lora, dreambooth=dreambooth)
         given = {key: value for key, value in files.items() if value is not None}
-        if name == "tiny" and given:
-            raise ValueError(f"{', '.join(given)} cannot be given with the weights 'tiny': "
+        small = small_folder(name)
+        if small and given:
+            raise ValueError(f"{', '.join(given)} cannot be given with the weights {name!r}: "
                              "they belong to Stable Diffusion 1.5, name a folder or a file of it first")
         settings = spelled(settings)
-        check_names(settings, PARTS + SETTINGS + (() if name == "tiny" else LOADING))
+        check_names(settings, PARTS + SETTINGS + (() if small else LOADING))
         if lora: settings["lora"] = dict(lora)
-        if name == "tiny": return cls.from_parts({**load_models(name, device, dtype, graphs), **settings})
+        if small: return cls.from_parts({**load_models(name, device, dtype, graphs), **settings})
         kind = {"noise": settings.pop("noise")} if isinstance(settings.get("noise"), str) else {}   # else a scheduler's
         return cls.from_parts({**weights.load_real(name, device, dtype, **given, **settings), **kind})
 

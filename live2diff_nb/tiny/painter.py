@@ -63,9 +63,11 @@ def begin_at(
 ):
     "The weights of a trained model."
     known = load_part(StreamUNet, start / "unet", "cpu", torch.float32).state_dict()
-    missing, extra = unet.load_state_dict(known, strict=False)
-    if extra or any("motion" not in name for name in missing):
+    own = unet.state_dict()
+    fits = all(name in own and own[name].shape == value.shape for name, value in known.items())
+    if not fits or any("motion" not in name for name in own.keys() - known.keys()):
         raise ValueError(f"the UNet of {start} has other levels or widths: take its configuration, see `grown`")
+    unet.load_state_dict(known, strict=False)
     text_encoder.load_state_dict(load_words("CLIPTextModel", start / "text_encoder", "cpu", torch.float32).state_dict())
 
 

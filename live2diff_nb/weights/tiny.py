@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'load_part', 'fold_state', 'load_depth', 'load_words', 'late_parts', 'usual_settings', 'load_parts',
-           'style_lora', 'has_graphs', 'load_models']
+           'style_lora', 'has_graphs', 'small_folder', 'load_models']
 
 # %% ../../nbs/weights/tiny.ipynb #624e1f97
 import json
@@ -131,21 +131,33 @@ def has_graphs(
     return device.type == "cpu" and dtype == torch.float32 and find_spec("onnxruntime") is not None
 
 # %% ../../nbs/weights/tiny.ipynb #tnload01
+def small_folder(
+    name: str | Path,  # as `Live2Diff.from_pretrained` takes it
+) -> Path | None:      # None: the weights are of another kind
+    "The folder of a small model: the package's, or one that `make weights` wrote."
+    if name == "tiny": return TINY
+    try: told = json.loads((Path(name) / "config.json").read_text())
+    except (OSError, ValueError): return None
+    return Path(name) if isinstance(told, dict) and "max_timestep" in told else None
+
+
 @torch.inference_mode(False)                                           # so that the weights can be changed later
 def load_models(
-    name: str = "tiny",  # the weights in the package
-    device=None,         # default: cuda where there is one, else cpu
-    dtype=None,          # default: float16 on cuda, else float32
-    graphs: bool = True, # on a CPU, let onnxruntime run the stream: parts are `Late`, built at first use
-) -> dict:               # parts and settings for `Live2Diff.from_parts`
-    "Load the embedded model."
-    if name != "tiny":
-        raise ValueError(f"unknown weights {name!r}: this version carries 'tiny', the model in the package")
+    name: str | Path = "tiny",  # the weights in the package, or a folder that `make weights` wrote
+    device=None,                # default: cuda where there is one, else cpu
+    dtype=None,                 # default: float16 on cuda, else float32
+    graphs: bool = True,        # on a CPU, let onnxruntime run the stream: parts are `Late`, built at first use
+) -> dict:                      # parts and settings for `Live2Diff.from_parts`
+    "Load a small model."
+    folder = small_folder(name)
+    if folder is None:
+        raise ValueError(f"unknown weights {name!r}: this version carries 'tiny', the model in the package; "
+                         "or name a folder that `make weights` wrote")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    def where(part): return TINY / part
-    if not (graphs and has_graphs(device, dtype)):
+    def where(part): return folder / part
+    if not (graphs and has_graphs(device, dtype) and (folder / "step.onnx").exists()):
         with torch.device("cpu"): return {**load_parts(where, device, dtype), "runner": None}
     parts = late_parts(where)
-    runner = CpuGraphs({name: parts[name] for name in GRAPHS.values()}, TINY)
+    runner = CpuGraphs({name: parts[name] for name in GRAPHS.values()}, folder)
     return {**parts, **usual_settings(where), "runner": runner}
