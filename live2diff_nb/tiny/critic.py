@@ -16,10 +16,10 @@ class Critic(nn.Module):
 
     def __init__(
         self,
-        styles: int,         # how many there are to be told apart
-        channels: int = 16,  # of a painting: of its latents, or 3
-        fold: int = 1,       # of a picture: pixels that become one place, along each side
-        width: int = 64,     # channels of the first two layers; doubled for the larger places
+        styles: int,        # how many there are to be told apart
+        channels: int = 3,  # of a painting
+        fold: int = 1,      # pixels that become one place, along each side
+        width: int = 64,    # channels of the first two layers; doubled for the larger places
     ):
         super().__init__()
         self.fold = nn.PixelUnshuffle(fold)

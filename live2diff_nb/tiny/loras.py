@@ -9,7 +9,6 @@ __all__ = ['LoraConfig', 'train_lora']
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn

@@ -17,7 +17,6 @@ from pathlib import Path
 from textwrap import dedent
 
 import torch
-from torch import nn
 
 from ..files.places import fingerprint
 from ..training.checkpoints import leads

@@ -7,7 +7,6 @@ __all__ = ['CRISP', 'StyleLoss', 'coarse_loss', 'edge_loss', 'crispness', 'crisp
            'LossTable']
 
 # %% ../../nbs/tiny/texture.ipynb #ac2ddf43
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
