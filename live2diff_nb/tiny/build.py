@@ -172,7 +172,7 @@ def run_all(
         export_weights(chain, args.assets or args.folder / "control/assets", "control", "control-finish")
 
 
-FURTHER = DenoiserConfig(steps=1000, first=0.0, alone=0.25, size=112, lr=1e-3, max_timestep=300)   # from trained weights
+FURTHER = DenoiserConfig(steps=2000, first=0.2)    # from weights that are trained
 
 
 def going_on(

@@ -9,6 +9,7 @@ __all__ = ['HOME', 'bare', 'sources', 'weights_of', 'add_line', 'curve', 'commit
 import ast
 import inspect
 import json
+import os
 import platform
 import subprocess
 import time
@@ -92,8 +93,9 @@ def commit() -> str | None:
 
 def machine() -> str:
     "What it runs on."
-    if torch.cuda.is_available(): return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()}), no GPU"
+    processes = int(os.environ.get("WORLD_SIZE", 1))                     # of one run, as accelerate starts them
+    if torch.cuda.is_available(): return f"{processes} x {torch.cuda.get_device_name()}"
+    return f"{processes} x {torch.get_num_threads()} threads of a CPU ({platform.machine()}), no GPU"
 
 
 def note(
