@@ -28,7 +28,7 @@ from .autoencoder import train_vae
 from .chain import (Chain, run_control, run_crops, run_decoder, run_denoiser, run_depth, run_finish, run_loras,
                                      run_photos, run_repaint, run_vae, run_witness)
 from .decoder import train_decoder
-from .batches import DenoiserConfig
+from .batches import LOSSES, DenoiserConfig
 from .denoiser import train_denoiser
 from .finish import train_finish
 from .loras import train_lora
@@ -204,7 +204,8 @@ def run_all(
         export_weights(chain, args.assets or args.folder / "control/assets", "control", "control-finish")
 
 
-FURTHER = DenoiserConfig(steps=2000, first=0.2)    # from weights that are trained
+FURTHER = DenoiserConfig(steps=2000, first=0.2, strength=0.3, full=50,      # from trained weights; the paintings can
+                         losses={name: weight for name, weight in LOSSES.items() if name not in ("texture", "crisp")})
 
 
 def going_on(
