@@ -145,7 +145,7 @@ def test_a_trained_model_goes_on_with_motion_modules_at_every_level(tmp_path):
     shutil.copytree(TINY, start)
     before = StreamUNet(**SMALL | dict(motion_levels=(False, False, True)))
     before.save_pretrained(start / "unet")
-    begun = new_painter(replace(build.going_on(start, start), folder=tmp_path), tmp_path / "denoiser").unet
+    begun = new_painter(replace(build.going_on(start), folder=tmp_path), tmp_path / "denoiser").unet
     assert len(begun.temporal_layers) > len(before.temporal_layers)
     latents, text, t = torch.randn(4, CHANNELS, 8, 8), torch.ones(1, 16, 64), torch.tensor([9])
     with torch.no_grad():

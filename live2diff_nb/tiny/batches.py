@@ -22,7 +22,7 @@ from ..training.loop import share
 
 # %% ../../nbs/tiny/batches.ipynb #c55279c0
 NAMES = (*(style.replace("_", " ") for style in STYLES), "photo")      # what a prompt may ask for
-LOSSES = dict(latent=1.0, pixels=1.0, edges=0.5, colours=1.0, texture=1.0, crisp=1.0, depth=0.2, steady=1.0, grain=0.3)
+LOSSES = dict(latent=1.0, pixels=1.0, edges=0.5, colours=1.0, depth=0.2, steady=0.4, grain=0.3)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..engine.masks import temporal_mask
 from ..engine.unet import chunk_views
 from .batches import Ahead, Batch, Batches, DenoiserConfig
 from .painter import Painter
-from .texture import LossTable, StyleLoss, coarse_loss, crisp_loss, edge_loss, grain_loss, steadiness_loss
+from .texture import LossTable, coarse_loss, edge_loss, grain_loss, steadiness_loss
 from ..training.loop import Run
 
 # %% ../../nbs/tiny/denoiser.ipynb #9e9c899e
@@ -56,7 +56,7 @@ class DenoiserLoss:
     ):
         self.painter, self.make, self.config = painter, make, config
         self.ahead = Ahead(make, config.steps, workers=max(2, cpu_count() // 2))
-        self.measured, self.style = set(), StyleLoss()
+        self.measured = set()
         self.models = nn.ModuleDict(dict(painter.models, table=LossTable(config.losses)))
 
     def __call__(
@@ -146,8 +146,7 @@ class DenoiserLoss:
         picture = self.painter.vae.decode(made[:, some].flatten(0, 1)).float()
         near = [self.painter.depth(x[::2].clamp(-1, 1) / 2 + 0.5) for x in (picture, photo)]
         values = dict(pixels=F.l1_loss(picture, goal), edges=edge_loss(picture, goal), depth=F.l1_loss(*near),
-                      colours=F.l1_loss(F.avg_pool2d(picture, 4), F.avg_pool2d(goal, 4)),
-                      texture=self.style.to(goal.device)(picture, goal).mean(), crisp=crisp_loss(picture, goal).mean())
+                      colours=F.l1_loss(F.avg_pool2d(picture, 4), F.avg_pool2d(goal, 4)))
         if made.shape[1] == 1: return values
         error = (picture - goal).unflatten(0, (len(made), -1))
         steps = slice(start, start + error.shape[1] - 1)
