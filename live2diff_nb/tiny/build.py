@@ -25,8 +25,8 @@ from ..depth.small import TinyDepth
 from ..engine.unet import StreamUNet
 from ..files.places import RECORD, read_record, whole_file
 from .autoencoder import train_vae
-from .chain import (Chain, run_control, run_crops, run_decoder, run_denoiser, run_depth, run_finish, run_loras,
-                                     run_photos, run_vae, run_witness)
+from .chain import (Chain, run_control, run_crops, run_decoder, run_denoiser, run_depth, run_finish,
+                                     run_loras, run_photos, run_vae, run_witness)
 from .decoder import train_decoder
 from .denoiser import train_denoiser
 from .finish import train_finish
