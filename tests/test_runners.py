@@ -13,7 +13,7 @@ from live2diff_nb.engine.unet import chunk_views, example_step, ring_views
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.pipeline.prompts import pad_tokens
 from live2diff_nb.weights.late import Late, known_tokenizer, whole
-from live2diff_nb.weights.cpu import CpuGraphs
+from live2diff_nb.weights.cpu import CpuGraphs, StepGraph
 from live2diff_nb.weights.runners import Runner
 from live2diff_nb.weights.tiny import TINY, load_models, style_lora
 
@@ -170,6 +170,25 @@ def test_another_size_and_a_change_of_order_in_mid_stream():
     plain, changed = (list(pipe.stream(source(change), style="etching")) for change in (False, True))
     assert len(plain) == len(changed) == 14 and pipe.order == "pipelined"
     assert max(np.abs(np.int16(a) - b).max() for a, b in zip(plain, changed)) <= 1
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_rows_side_by_side_give_the_same_pictures(steps):
+    pipe, threads, outs = Live2Diff.from_pretrained("tiny", device="cpu", order="pipelined", steps=steps), [], []
+    run = StepGraph._row
+    def watched(self, *args):
+        threads.append(self.copy.one_thread is not None)
+        return run(self, *args)
+    before = torch.get_num_threads()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StepGraph, "_row", watched)
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                outs.append(list(pipe.stream(moving_clip(12, 256, 256), style="etching")))
+    finally: torch.set_num_threads(before)
+    assert not threads[0] and threads[-1]                         # first one after the other, in the end side by side
+    assert max(np.abs(np.int16(a) - b).max() for a, b in zip(*outs)) <= 1
 
 
 def test_in_sequential_order_every_frame_is_answered_at_once():

@@ -129,7 +129,7 @@ class GraphCopy:
         more=None,           # () -> dict of tensors computed from the weights that the graph needs, too
     ):
         self.path, self.part, self.model, self.threads, self.more = path, part, model, threads, more
-        self.watch = self.weights = self.session = self.process = None
+        self.watch = self.weights = self.session = self.process = self.one_thread = None
         self.kinds = self.kinds_of(self.found())
 
     def found(self) -> dict:
@@ -146,7 +146,7 @@ class GraphCopy:
 
     def renew(self):
         "Copy the current weights."
-        self.watch = self.weights = self.session = None              # if interrupted, it is tried again
+        self.watch = self.weights = self.session = self.one_thread = None      # if interrupted, it is tried again
         late = isinstance(self.model, Late) and self.model.made is None
         found = self.found()
         watch = UntilBuilt(self.model) if late else Watch(self.model, found)
@@ -155,6 +155,11 @@ class GraphCopy:
             threads = self.threads or min(4, torch.get_num_threads())
             self.session, self.process = open_session(self.path, self.weights, threads), os.getpid()
         self.watch = watch
+
+    def narrow(self):
+        "A session of one thread with the same weights, for calls side by side; opened at first use, once it is ready."
+        if self.one_thread is None: self.one_thread = open_session(self.path, self.weights)
+        return self.one_thread
 
     def stale(self) -> bool:
         "Whether there is no copy, or one made in another process or of other weights."

@@ -62,32 +62,45 @@ class UNetGraph:
         "The UNet's output; keys and values go where the views say."
         return self._call(latents, timesteps, text, depth, temporal)
 
-    def run(
+    def given(
         self,
         inputs: tuple,  # tensors
-    ) -> list[Tensor]:
-        "All outputs of the graph."
-        given = {name: x.contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
-        return [torch.from_numpy(out) for out in self.copy.session.run(None, given)]
+    ) -> dict:          # name -> array
+        "Inputs as onnxruntime reads them."
+        return {name: x.contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
 
 
 class StepGraph(UNetGraph):
-    "A streaming step in onnxruntime, row after row."
+    "A streaming step in onnxruntime: one row on all cores, or several side by side with a core each."
+
+    def __init__(
+        self,
+        copy: GraphCopy,  # of the graph
+    ):
+        super().__init__(copy)
+        self.beside = Pool(3, "beside-row")
 
     def _shapes(self, latents, text, temporal) -> list | None:
         if not isinstance(temporal[0], RingView): return None
         return [latents[:1].shape, text.shape, *(half[:1].shape for view in temporal for half in view.kv)]
 
     def _call(self, latents, timesteps, text, depth, temporal) -> Tensor:
-        return torch.cat([self._row(k, latents, timesteps, text, depth, temporal) for k in range(len(latents))])
+        rows = [self._row(k, latents, timesteps, text, depth, temporal) for k in range(len(latents))]
+        side_by_side = len(rows) > 1 and torch.get_num_threads() > 1
+        run = (self.copy.narrow() if side_by_side else self.copy.session).run
+        if side_by_side:
+            others = [self.beside.submit(run, None, row) for row in rows[1:]]
+            made = [run(None, rows[0]), *(other.result() for other in others)]
+        else: made = [run(None, row) for row in rows]
+        for k, (_, *fresh) in enumerate(made):
+            for view, new in zip(temporal, fresh): view.kv[:, k, :, :, int(view.slot[k])] = torch.from_numpy(new)[:, 0]
+        return torch.cat([torch.from_numpy(out) for out, *_ in made])
 
-    def _row(self, k: int, latents, timesteps, text, depth, temporal) -> Tensor:
-        "The result of row `k`; its new keys and values go into the cache."
+    def _row(self, k: int, latents, timesteps, text, depth, temporal) -> dict:
+        "The inputs of row `k`."
         own = [x[k : k + 1] for x in (latents, timesteps.expand(len(latents)), depth, *temporal[0][1:4])]
         caches = (half[k : k + 1] for view in temporal for half in view.kv)
-        out, *fresh = self.run((*own[:2], text, *own[2:], *caches))
-        for view, new in zip(temporal, fresh): view.kv[:, k, :, :, int(view.slot[k])] = new[:, 0]
-        return out
+        return self.given((*own[:2], text, *own[2:], *caches))
 
 
 class WarmupGraph(UNetGraph):
@@ -99,7 +112,8 @@ class WarmupGraph(UNetGraph):
         return None if view.store is None else [latents.shape, text.shape]
 
     def _call(self, latents, timesteps, text, depth, temporal) -> Tensor:
-        out, *kept = self.run((latents, timesteps, text, depth))
+        made = self.copy.session.run(None, self.given((latents, timesteps, text, depth)))
+        out, *kept = (torch.from_numpy(x) for x in made)
         for view, new in zip(temporal, kept): view.store[:, :, :, : view.frames] = new
         return out
 
@@ -220,7 +234,7 @@ class CpuGraphs(Runner):
         height: int,  # of the frames, pixels
         width: int,   # of the frames, pixels
     ) -> str:         # as `Runner.usual_order`
-        "Sequential for the graph's size: a row uses all cores, so batching rows gains nothing; else torch's order."
+        "Sequential for the graph's size, which answers a frame sooner (pipelined paints more); else torch's order."
         return "sequential" if height == width == self.size else super().usual_order(height, width)
 
     def submit(
