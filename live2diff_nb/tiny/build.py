@@ -28,6 +28,7 @@ from .autoencoder import train_vae
 from .chain import (Chain, run_control, run_crops, run_decoder, run_denoiser, run_depth, run_finish,
                                      run_loras, run_photos, run_vae, run_witness)
 from .decoder import train_decoder
+from .batches import DenoiserConfig
 from .denoiser import train_denoiser
 from .finish import train_finish
 from .loras import train_lora
@@ -208,7 +209,8 @@ def going_on(
     named = [name.replace(" ", "_") for name in json.loads((start / "config.json").read_text())["styles"]]
     styles = STYLES[: len(named)]
     if sorted(styles) != sorted(named): raise ValueError(f"{start} paints {named}, the crops begin with {styles}")
-    return Chain(Path(), unet=grown(start), styles=styles, start=start)
+    clips = DenoiserConfig(first=0.0)         # single frames that pass by trained motion modules would spoil them
+    return Chain(Path(), unet=grown(start), styles=styles, start=start, denoiser=clips)
 
 
 def asked(
