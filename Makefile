@@ -25,7 +25,8 @@ help:
 	@echo "make bench    measure speed and memory on this machine"
 	@echo "make gpu-folder  what a GPU machine without a network needs beside a clone, for \`bench gpu\`"
 	@echo "make weights-folder  the same for \`make weights\`: wheels, and the photographs as small JPEG files"
-	@echo "make weights  train such a model in out/weights (hours; resumes; PHOTOS=folders of pictures)"
+	@echo "make weights  train such a model in out/weights (hours; resumes; PHOTOS=folders of pictures;"
+	@echo "              START=tiny, or folder of a small model: its denoiser is trained further)"
 	@echo "make prepare  after editing a notebook: export, clean, copy, README"
 	@echo "make film     make the moving picture of the README again, after the bundled model has changed"
 	@echo "make clean    remove what the commands above made, except .venv"
@@ -121,7 +122,8 @@ weights-folder: gpu-folder $(VENV)/.dev
 	  '--minutes 8 --out "$${OUT:-out/chain}"'
 
 weights: $(VENV)/.dev
-	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m live2diff_nb.tiny.build all --folder out/weights $(if $(PHOTOS),--photos $(PHOTOS)) \
+	  $(if $(START),--start $(START))
 	@echo "In out/weights/assets; put in place of live2diff_nb/assets/tiny, they are the embedded model."
 
 clean:

@@ -115,8 +115,10 @@ def info(
     import torch # loaded with the pipeline
     cards = ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none"
     print(f"PyTorch   {torch.__version__}, {torch.get_num_threads()} threads, CUDA GPUs: {cards}")
-    print(f"steps     {pipe.order}: " + {"pipelined": "those of T frames side by side, each T - 1 frames late",
-                                         "sequential": "those of a frame one after the other, none late"}[pipe.order])
+    told = {"pipelined": "those of T frames side by side, each T - 1 frames late",
+            "sequential": "those of a frame one after the other, none late"}
+    print(f"steps     in live video {pipe.order}: {told[pipe.order]}")
+    print("          in `translate` pipelined: of a film only the rate counts")
     files = weight_files(args.weights)
     print(f"weights   {args.weights}: {sum(files.values()) / 1e6:.1f} MB in {len(files)} files")
     for path, size in files.items(): print(f"          {size / 1e6:8.2f} MB  {path}")

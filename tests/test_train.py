@@ -153,6 +153,8 @@ def test_a_trained_model_goes_on_with_motion_modules_at_every_level(tmp_path):
         outs = [unet.eval()(latents, t, text, near, chunk_views(unet, 4)) for unet in (begun, before)]
     assert torch.allclose(*outs, atol=1e-5)                               # the new ones add nothing yet
     with pytest.raises(ValueError, match="other levels or widths"): begin_at(TINY, StreamUNet(**SMALL), None)
+    assert build.going_on("tiny").start == TINY
+    with pytest.raises(ValueError, match="no small model in"): build.going_on(tmp_path / "nowhere")
 
 
 def test_edges_count_along_rows_and_columns_alike():

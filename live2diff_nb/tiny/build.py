@@ -35,7 +35,7 @@ from .loras import train_lora
 from .painter import Painter, grown
 from .record import commit, machine, note, read_lines, thinned, weights_of
 from .shipping import settings_of, ship
-from ..weights.tiny import load_part
+from ..weights.tiny import load_part, small_folder
 
 # %% ../../nbs/tiny/build.ipynb #cha00009
 PARTS = dict(crops=run_crops, vae=run_vae, decoder=run_decoder, depth=run_depth, denoiser=run_denoiser,
@@ -168,7 +168,7 @@ def main(
     add("--folder", type=Path, default=Path("out/weights"), help="data, checkpoints and results (default: out/weights)")
     add("--photos", nargs="*", default=[],
         help="folders of pictures (default: /usr/share/backgrounds, scikit-image, scikit-learn)")
-    add("--start", type=Path, help="folder of a small model whose denoiser is trained further")
+    add("--start", help="tiny, or folder of a small model: its denoiser is trained further")
     add("--assets", type=Path, help="where the trained weights go (default: assets in the folder)")
     add("--minutes", type=float, help="set the steps so that all parts together take so long")
     add("--out", type=Path,
@@ -203,9 +203,11 @@ def run_all(
 
 
 def going_on(
-    start: Path,  # folder of a small model
-) -> Chain:       # without a folder
+    start: str | Path,  # "tiny", or folder of a small model
+) -> Chain:             # without a folder
     "Its denoiser, with motion modules at every level, trained further."
+    start, given = small_folder(start), start
+    if not start: raise ValueError(f"no small model in {given}: name 'tiny', or a folder that `make weights` wrote")
     named = [name.replace(" ", "_") for name in json.loads((start / "config.json").read_text())["styles"]]
     styles = STYLES[: len(named)]
     if sorted(styles) != sorted(named): raise ValueError(f"{start} paints {named}, the crops begin with {styles}")
