@@ -103,8 +103,8 @@ def translate_options(
         "the cache where the picture no longer resembles them (auto, the default), or not")
     add("--style", help="one of the styles that `live2diff-nb info` lists")
     add("--strength", type=float, help="0 keeps the input, 1 changes it most")
-    add("--noise", choices=("fresh", "fixed", "warped"), help="new for every frame, one for all, or moving with the "
-        "picture (default: as the weights prefer)")
+    add("--noise", choices=("fresh", "fixed", "warped", "off"), help="new for every frame, one for all, "
+        "moving with the picture, or none (default: as the weights prefer)")
     add("--motion-strength", action="store_true", default=None, help="less strength while much moves")
     add("--seed", type=seed, default=0, help="the same seed gives the same frames (default: 0), or `random`")
     add("--frames-per-step", type=int, default=1, metavar="N",

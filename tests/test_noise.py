@@ -8,9 +8,10 @@ import torch
 
 from helpers import moving_clip, random_latents, toy_unet
 from live2diff_nb.cli import make_parser
-from live2diff_nb.engine.noise import Cells, FrameNoise, carry
+from live2diff_nb.engine.noise import NOISES, Cells, FrameNoise, carry
 from live2diff_nb.engine.stream import StreamDenoiser
 from live2diff_nb.judge.score import pick_methods
+from live2diff_nb.live.settings import SETTINGS
 from live2diff_nb.live.worker import StreamTranslator
 from live2diff_nb.options import replayed
 from live2diff_nb.pipeline.live2diff import Live2Diff
@@ -156,7 +157,7 @@ def test_the_older_spelling_is_the_same_setting(pipe):
                                            fixed_noise=fixed))
         assert loaded.noise == kind and loaded.fixed_noise is fixed
         assert StreamDenoiser(toy_unet(), [399], fixed_noise=fixed).noise.kind == kind
-    with pytest.raises(ValueError, match="one of fresh, fixed, warped, got 'still'"): pipe.stream(CLIP, noise="still")
+    with pytest.raises(ValueError, match="fresh, fixed, warped, off, got 'still'"): pipe.stream(CLIP, noise="still")
 
 
 def test_a_settings_file_says_the_noise_and_the_command_line_wins(tmp_path):
@@ -179,6 +180,24 @@ def test_a_live_stream_takes_over_the_noise(pipe):
             answered.append(live.feed(frame, number).picture is not None)
     finally: pipe.noise = "fixed"
     assert live.session.settings.noise == "warped" and live.session.engine.noise.kind == "warped" and all(answered[14:])
+
+
+def test_without_noise_every_seed_gives_the_same_pictures(pipe):
+    how = dict(style="starry night", noise="off")
+    first, second = (run(pipe, CLIP[:12], seed=seed, **how) for seed in (0, 7))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, run(pipe, CLIP[:12], "fixed", style="starry night"))
+    travelling = run(pipe, CLIP[:12], seed={"0s": 1, "0.2s": 2}, fade="0.2s", **how)
+    assert np.array_equal(first, travelling)
+    ways = pick_methods(pipe, ["alone_off", "ours_off"])
+    alone, stream = (way.translate(CLIP[:9], "", "cartoon", None, 0) for way in ways)
+    assert np.array_equal(stream, run(pipe, CLIP[:9], "off", prompt="", style="cartoon")) and len(alone) == 9
+
+
+def test_the_widget_and_the_command_line_know_every_kind():
+    for kind in NOISES:
+        assert SETTINGS["noise"](kind)
+        assert make_parser().parse_args(["translate", "a.mp4", "b.mp4", "--noise", kind]).noise == kind
 
 
 def test_the_judge_knows_warped_noise(pipe):

@@ -21,7 +21,8 @@ from torch import Tensor
 NOISES = {                                     # what the noise of the next frame is
     "fresh": "new for every frame, as the paper's engine draws it",
     "fixed": "that of the first frame: steadier, but it stays on the screen when things move",
-    "warped": "that of the frame before, moved with the picture; new where something new comes into view"}
+    "warped": "that of the frame before, moved with the picture; new where something new comes into view",
+    "off": "none: the same pictures for every seed; only for weights that paint as well without"}
 
 
 def noise_kind(
@@ -170,6 +171,7 @@ class FrameNoise:
     ) -> Tensor:      # (rows, c, h, w)
         "All the noise of one frame; drawn on the CPU in float32, so every device gets the same."
         shape, gpu = (rows, *like.shape[1:]), like.device.type == "cuda"
+        if self.kind == "off": return like.new_zeros(shape)
         if self.cells:
             born = self.cells.at(frame)
             fine = born.shape[0] // shape[2]

@@ -62,6 +62,7 @@ METHODS = { # name -> pipe -> method; the cheats are made from the first method 
     "ours_one": partial(Way, name="ours_one", title="stream, one noise", noise="fixed"),
     "ours_fresh": partial(Way, name="ours_fresh", title="stream, fresh noise", noise="fresh"),
     "ours_warped": partial(Way, name="ours_warped", title="stream, warped noise", noise="warped"),
+    "ours_off": partial(Way, name="ours_off", title="stream, no noise", noise="off"),
     "ours_flat": partial(Way, name="ours_flat", title="stream without depth", depth=False),
     "warm_only": partial(Way, name="warm_only", title="fresh noise, warm slots only", noise="fresh", hide="ring"),
     "ring_only": partial(Way, name="ring_only", title="fresh noise, ring only", noise="fresh", hide="warm"),
@@ -70,7 +71,8 @@ METHODS = { # name -> pipe -> method; the cheats are made from the first method 
     "alone_fresh": partial(Way, name="alone_fresh", title="frame by frame, fresh noise", run=one_by_one,
                            noise="fresh"),
     "alone_warped": partial(Way, name="alone_warped", title="frame by frame, warped noise", run=one_by_one,
-                            noise="warped")}
+                            noise="warped"),
+    "alone_off": partial(Way, name="alone_off", title="frame by frame, no noise", run=one_by_one, noise="off")}
 METHODS |= {name: make for name, make in BASELINES.items() if not name.startswith("ours")}
 
 def pick_methods(

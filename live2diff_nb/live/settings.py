@@ -70,7 +70,7 @@ _words = lambda value: bool(text(1000)(value) and value.strip())
 SETTINGS = {
     "prompt": text(1000), "style": lambda value: value is None or text(100)(value), "strength": number(0, 1),
     "steps": whole(1, 50), "seed": whole(0, 2**31 - 1), "size": whole(32, 2048), "adaptive": flag,
-    "noise": one_of("fresh", "fixed", "warped"), "motion_strength": flag,
+    "noise": one_of("fresh", "fixed", "warped", "off"), "motion_strength": flag,
     "target": number(1, 120), "fit": one_of("crop", "pad", "stretch"), "at": whole(0, 99), "step": whole(-99, 99),
     "prompts": row(100, _words), "keep": _words, "drop": _words,
     "engine": flag, "layer": whole(0, 10_000), "location": whole(0, 10_000_000)}
