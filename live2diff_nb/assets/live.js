@@ -406,9 +406,10 @@ const FORM = `
 <label>Seed <input type="number" class="seed" min="0"></label><label>Size <select class="size"></select></label><label
   title="how a picture of another shape is brought to it">Fit <select
   class="fit"><option>crop</option><option>pad</option><option>stretch</option></select></label><label
-  title="new for every frame, one for all, or moving with the picture">Noise <select
-  class="noise"><option>fresh</option><option>fixed</option><option>warped</option></select></label><label
-  title="less strength while much moves"><input type="checkbox" class="motion_strength"> Motion lowers strength</label>
+  title="new for every frame, one for all, moving with the picture, or none">Noise <select
+  class="noise"><option>fresh</option><option>fixed</option><option>warped</option><option>off</option></select></label>
+<label title="less strength while much moves"><input type="checkbox"
+  class="motion_strength"> Motion lowers strength</label>
 <label title="gives up steps, then size, to hold the target; unticked: pinned"><input type="checkbox"
   class="adaptive"> adaptive</label><label>to <input type="number" class="target" min="1" max="120"> frames/s</label>
 <label>View <select class="side"><option value="200">small</option><option value="300" selected>medium</option><option

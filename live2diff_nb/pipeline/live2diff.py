@@ -235,7 +235,7 @@ class Live2Diff(Pipeline):
         fade: str | int = 0,              # how long prompts and seeds of a schedule cross-fade: "1s", or frames
         fps: float | None = None,         # of a schedule; None: the source's times, else 25
         frames_per_step: int | None = None,  # new frames per network call: 2 gives more frames/s on a GPU, more latency
-        noise: str | None = None,         # "fresh" a frame, "fixed" to the screen, "warped" with what moves, "off"
+        noise: str | None = None,         # "fresh" a frame, "fixed" to the screen, "warped" with things, "off"
         motion_strength: bool | None = None,  # less strength while much moves
     ) -> Iterator[np.ndarray]:            # (height, width, 3) uint8 RGB, one per input frame
         "Translate frames as they come. Arguments hold for this stream; later changes in the pipeline reach it too."
