@@ -1,11 +1,13 @@
 """Noise as a choice: where each cell of warped noise goes, that none is there twice, and what streams make of it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import live2diff_nb
 from helpers import moving_clip, random_latents, toy_unet
 from live2diff_nb.cli import make_parser
 from live2diff_nb.engine.noise import NOISES, Cells, FrameNoise, carry
@@ -195,8 +197,9 @@ def test_without_noise_every_seed_gives_the_same_pictures(pipe):
 
 
 def test_the_widget_and_the_command_line_know_every_kind():
+    page = (Path(live2diff_nb.__file__).parent / "assets/live.js").read_text()
     for kind in NOISES:
-        assert SETTINGS["noise"](kind)
+        assert SETTINGS["noise"](kind) and f"<option>{kind}</option>" in page
         assert make_parser().parse_args(["translate", "a.mp4", "b.mp4", "--noise", kind]).noise == kind
 
 
