@@ -273,19 +273,19 @@ def test_a_method_that_drops_frames_is_no_method(pipe, tmp_path, monkeypatch):
 
 
 def test_without_a_teacher_the_input_says_what_detail_is(pipe, tmp_path):
-    told = contest(pipe, {"toy": CLIPS["toy"]}, tmp_path, ["ours", "alone"], [None], {"toy": "a garden"}, frames=10)
+    told = contest(pipe, {"toy": CLIPS["toy"]}, tmp_path, ["ours", "alone_one"], [None], {"toy": "a garden"}, frames=10)
     clip = told["clips"]["None"]["toy"]
     assert clip["basis"] == "input" and clip["rows"]["the input"]["detail"] == 1 and "the teacher" not in clip["rows"]
-    assert clip["rows"]["alone"]["follow"] == pytest.approx(1)                               # its own reference
+    assert clip["rows"]["alone_one"]["follow"] == pytest.approx(1)                               # its own reference
     assert "detail over the input&#x27;s" in (tmp_path / "report.html").read_text()
 
 
 def test_methods_differ_by_noise_alone(pipe):
-    names = ["ours_one", "ours_fresh", "alone", "alone_fresh"]
+    names = ["ours", "alone", "ours_one", "ours_fresh", "alone_one", "alone_fresh"]
     noises = {method.name: method.constants["noise"] for method in pick_methods(pipe, names)}
-    assert list(noises.values()) == ["one", "fresh", "one", "fresh"]
+    assert list(noises.values()) == [pipe.noise, pipe.noise, "one", "fresh", "one", "fresh"]
     frames = [CLIPS["still"]["photo"][0]] * 3
-    one, fresh = (method.translate(frames, "", "cartoon", None, 0) for method in pick_methods(pipe, names[2:]))
+    one, fresh = (method.translate(frames, "", "cartoon", None, 0) for method in pick_methods(pipe, names[4:]))
     assert np.array_equal(one[0], one[2]) and not np.array_equal(fresh[0], fresh[2])
 
 
@@ -376,4 +376,4 @@ def test_the_saved_report_is_whole():
     for labels in told["means"].values():
         assert {"still", "moving"} <= set(labels) and {"ours", "alone", "alone_fresh"} <= set(labels["still"])
         for rows in labels.values(): assert marks_of(rows["the first, blurred"]) and marks_of(rows["the first, frozen"])
-    assert "same one noise | moving" in fair_table(told)
+    assert "same noise setting | moving" in fair_table(told)

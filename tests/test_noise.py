@@ -81,7 +81,7 @@ def test_streams_of_warped_noise_repeat_and_do_not_mix(pipe):
     alone = [run(pipe, clip[:14], **how) for clip, how in zip(frames, own)]
     turns = zip(*(pipe.stream(clip[:14], noise="warped", **how) for clip, how in zip(frames, own)))
     assert all(np.array_equal(a, np.float32(b)) for a, b in zip(alone, zip(*turns)))
-    assert pipe.noise == "fixed" and not np.array_equal(alone[0], run(pipe, CLIP[:14], "fixed", style="etching"))
+    assert pipe.noise == "off" and not np.array_equal(alone[0], run(pipe, CLIP[:14], "fixed", style="etching"))
 
 
 def test_the_noise_of_a_still_clip_stays():
@@ -121,8 +121,8 @@ def test_the_kind_may_change_while_a_stream_runs(pipe):
             if number == 12: pipe.noise = "warped"
             yield frame
     try: changed = np.float32(list(pipe.stream(source(), style="etching")))
-    finally: pipe.noise = "fixed"
-    usual = run(pipe, CLIP, "fixed", style="etching")
+    finally: pipe.noise = "off"
+    usual = run(pipe, CLIP, "off", style="etching")
     assert len(changed) == 24 and np.array_equal(changed[:11], usual[:11]) and not np.array_equal(changed, usual)
 
 

@@ -69,7 +69,7 @@ OWN = [
     dict(style="etching", prompt="a cat", strength=0.9, lora=LORA),
     dict(prompt="etching", steps=3, seed=5, fixed_noise=False),
     dict(style="cartoon", steps=1, similar=0.999),
-    dict(prompt={0: "watercolour", 10: "etching"}, seed={0: 1, 9: 2}, fade=4),
+    dict(prompt={0: "watercolour", 10: "etching"}, seed={0: 1, 9: 2}, fade=4, noise="fixed"),
 ]
 
 

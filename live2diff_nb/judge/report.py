@@ -145,12 +145,14 @@ def save_report(
     folder, # of `live2diff-nb evaluate`, which has figures.json and perhaps long.json
     path=REPORT, # where to
     control=None, # the same of weights whose frames saw only themselves in training: its `alone_fresh` is kept
+    test=None, # the same run on the test list: its means are kept
 ):
     "Store the figures of one run in the package."
     def read(place): return json.loads((Path(place) / "figures.json").read_text(encoding="utf8"))
     told = read(folder)
     for style, labels in (read(control)["means"] if control else {}).items():
         for label, rows in labels.items(): told["means"][style][label]["control"] = rows["alone_fresh"]
+    if test: told["test"] = {name: value for name, value in read(test).items() if name not in ("clips", "question")}
     long = Path(folder) / "long.json"
     if long.exists(): told["long"] = json.loads(long.read_text(encoding="utf8"))
     Path(path).write_text(json.dumps(rounded(told), separators=(",", ":")), encoding="utf8")
@@ -164,17 +166,17 @@ def saved_report(
 
 # %% ../../nbs/judge/report.ipynb #rept0019
 RATIOS = { # what it says -> figure, of which method, over the least of which others
-    "warp error, over frame by frame with the same one noise": ("warp", "ours", ["alone"]),
+    "warp error, over frame by frame with the same noise setting": ("warp", "ours", ["alone"]),
+    "warp error, over one noise for all frames": ("warp", "ours", ["ours_one"]),
     "warp error, over frame by frame with fresh noise": ("warp", "ours", ["alone_fresh"]),
     "fresh noise in both: warp error, over frame by frame": ("warp", "ours_fresh", ["alone_fresh", "control"]),
     "fresh noise, warm slots only: warp error, over all of the memory": ("warp", "warm_only", ["ours_fresh"]),
     "fresh noise, ring only: warp error, over all of the memory": ("warp", "ring_only", ["ours_fresh"]),
     "fresh noise, no memory: warp error, over all of the memory": ("warp", "no_memory", ["ours_fresh"]),
     "warped noise: warp error, over one noise": ("warp", "ours_warped", ["ours_one"]),
-    "no noise: warp error, over one noise": ("warp", "ours_off", ["ours_one"]),
-    "no noise: warp error, over frame by frame without noise": ("warp", "ours_off", ["alone_off"]),
-    "no noise: detail, over one noise": ("detail", "ours_off", ["ours_one"]),
-    "detail, over frame by frame with the same one noise": ("detail", "ours", ["alone"]),
+    "one noise in both: warp error, over frame by frame": ("warp", "ours_one", ["alone_one"]),
+    "detail, over frame by frame with the same noise setting": ("detail", "ours", ["alone"]),
+    "detail, over one noise for all frames": ("detail", "ours", ["ours_one"]),
     "warp error, over the teacher's frames": ("warp", "ours", ["the teacher"]),
     "depth error by a net that trained nothing, with the adapter over without": ("depth", "ours", ["ours_flat"]),
     "style distance to the teacher, over the input's": ("style", "ours", []),
