@@ -27,7 +27,7 @@ def settings_of(
 ) -> dict:                   # for `config.json`
     "How the model is used where nobody says otherwise."
     styles = {name: f"{name}, {{prompt}}" for name in (style.replace("_", " ") for style in styles)}
-    return dict(prediction_type=PREDICTION, max_timestep=config.max_timestep, strength=config.strength, noise="off",
+    return dict(prediction_type=PREDICTION, max_timestep=config.max_timestep, strength=config.strength, noise="fixed",
                 styles=styles)
 
 
