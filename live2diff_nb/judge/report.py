@@ -191,7 +191,7 @@ def fair_table(
     lines = ["| figure | clips | " + " | ".join(styles) + " |", "|---" * (len(styles) + 2) + "|"]
     for text, (figure, method, others) in RATIOS.items():
         for label in labels:
-            means = [told["means"][style][label] for style in styles]
+            means = [told["means"][style].get(label, {}) for style in styles] # a list may have no still clip
             run = [[m[name][figure] for name in others if name in m] for m in means]
             if any(method not in m for m in means) or others and not all(run): continue
             values = [m[method][figure] / min(found, default=1) for m, found in zip(means, run)]
