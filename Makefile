@@ -62,6 +62,9 @@ live: $(VENV)/.run
 # Pages and tests write gigabytes into temporary folders: one folder holds them all, and goes when they end.
 SCRATCH := dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export TMPDIR="$$dir" OMP_NUM_THREADS=1
 
+TIMED := $(patsubst %,tests/test_%.py,live live_browser live_elsewhere live_outlets)
+PYTEST := python -m pytest -rs --durations=15 -o tmp_path_retention_policy=failed
+
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --keep-going check-export check-notebooks check-pytest
 
@@ -74,9 +77,10 @@ check-notebooks: $(VENV)/.dev
 	@$(SCRATCH) && nbdev_test --n_workers 2 --do_print --timing
 
 check-pytest: $(VENV)/.dev
-	@echo "== pytest"
-	@$(SCRATCH) && python -m pytest tests -rs --durations=15 -n 3 --dist loadfile --no-loadscope-reorder \
-	  -o tmp_path_retention_policy=failed
+	@echo "== pytest, tests that wait for pictures against the clock"
+	@$(SCRATCH) && $(PYTEST) $(TIMED)
+	@echo "== pytest, all others"
+	@$(SCRATCH) && $(PYTEST) tests $(TIMED:%=--ignore=%) -n 3 --dist loadfile --no-loadscope-reorder
 
 # ---- for developers -------------------------------------------------------------------------------------------------
 prepare: $(VENV)/.dev

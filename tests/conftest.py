@@ -1,8 +1,7 @@
 """Shared by all tests. With REQUIRE_BROWSER=1, as in continuous integration, a skipped browser test counts as failed.
 
-`make test` runs three lanes (`pytest -n 3 --dist loadfile`): a file stays in one lane, and the longest begin first. The
-files in `TIMED` begin before all others; a process that begins anything else steps back behind them (`os.nice`), so
-that the other lanes take what the timed tests leave.
+`make test` runs the files that wait for pictures against the clock by themselves (`TIMED` in the Makefile), then all
+others in three lanes (`pytest -n 3 --dist loadfile`): a file stays in one lane, and the longest begin first.
 """
 import os
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMED = ["test_live_browser", "test_live_elsewhere", "test_live"]
 LONGEST = ["test_lora_train", "test_train", "test_sharded", "test_memory", "test_wheel", "test_weights",
            "test_pipeline", "test_lora", "test_recipe", "test_browser", "test_fresh_process", "test_export"]
 REQUIRED = os.environ.get("REQUIRE_BROWSER", "0") not in ("", "0")
@@ -24,12 +22,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    first = [*TIMED, *LONGEST]
-    items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
-
-
-def pytest_runtest_setup(item):
-    if "PYTEST_XDIST_WORKER" in os.environ and item.path.stem not in TIMED and os.nice(0) < 10: os.nice(10)
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -276,7 +276,8 @@ print(json.dumps([picture.reshape(-1).tolist() for picture in small]))"""))
             v.muted = true; v.src = url; await when('loadeddata');
             const c = new OffscreenCanvas(32, 32), d = c.getContext('2d'), looks = [];
             for (const part of [0.1, 0.5, 0.9]) {
-                v.currentTime = part * v.duration; await when('seeked'); d.drawImage(v, 0, 0, 32, 32);
+                const painted = new Promise(ok => v.requestVideoFrameCallback(ok));
+                v.currentTime = part * v.duration; await when('seeked'); await painted; d.drawImage(v, 0, 0, 32, 32);
                 looks.push([...d.getImageData(0, 0, 32, 32).data].filter((_, i) => i % 4 < 3)) }
             return [v.videoWidth, v.duration, looks] }""", link.get_attribute("href"))
         assert played[0] == 256 and abs(played[1] - len(frames) / 25) < 0.3
