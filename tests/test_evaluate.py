@@ -344,7 +344,7 @@ def test_a_fresh_stream_against_itself_has_no_gap_and_a_spoilt_one_has(pipe):
     frames = [road[k] for k in range(22)]
     out = translate(pipe, frames, "cartoon")
     itself = fresh_here(pipe, frames, "cartoon", out, 16, TEACHERS["cartoon"])
-    assert itself == dict(gap=0, detail=1, sharp=1, own=1)
+    assert itself == dict(gap=0, detail=1, sharp=1, depth=1, own=1)
     spoilt = fresh_here(pipe, frames, "cartoon", [255 - frame for frame in out], 16, TEACHERS["cartoon"])
     assert spoilt["gap"] > 0.1 and spoilt["own"] > 1
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..data.rays import Poses, Thing, make_mips, make_rays, seen_from, take_view
 from ..data.worlds import noise_texture
-from .metrics import sharpness
+from .metrics import clip_depth, depth_mse, sharpness
 from .sanity import detail_ratio, own_distance
 from .variants import translate
+from .witness import load_witness
 from ..pipeline.live2diff import Live2Diff
 
 # %% ../../nbs/judge/long.ipynb #long0006
@@ -79,12 +80,14 @@ def fresh_here(
     long: list, # the long stream's output
     lead: int, # frames that are not compared
     teacher=None, # frame -> stylised frame, or None
-) -> dict: # gap; and long over fresh: own distance (with a teacher), detail, sharpness
+) -> dict: # gap; and long over fresh: detail, sharpness, depth error, own distance (with a teacher)
     "Compare a long stream with one that starts now."
     fresh = translate(pipe, frames, style)[lead:]
-    frames, long = frames[lead:], long[lead:]
+    frames, long, estimator = frames[lead:], long[lead:], load_witness()
+    near = clip_depth(frames, estimator)
     told = dict(gap=own_distance(long, fresh) ** 0.5, detail=detail_ratio(long, fresh),
-                sharp=sharpness(long) / max(sharpness(fresh), 1e-9))
+                sharp=sharpness(long) / max(sharpness(fresh), 1e-9),
+                depth=depth_mse(near, long, estimator) / max(depth_mse(near, fresh, estimator), 1e-12))
     if teacher:
         painted = [teacher(frame) for frame in frames]
         told["own"] = own_distance(long, painted) / max(own_distance(fresh, painted), 1e-12)
@@ -100,7 +103,7 @@ def long_stream(
     teacher=None, # frame -> stylised frame, or None
     report=lambda frame, told: None, # called after each comparison
     refresh: str | None = None, # of stale warm slots, as `Live2Diff.stream` has it
-) -> list: # dict(frame=..., gap=..., detail=..., own=...) each
+) -> list: # dict(frame=..., gap=..., ...) each, see `fresh_here`
     "One stream through all frames, compared with a fresh one at intervals."
     lead, told, kept = pipe.window, [], []
     count, span = len(road), lead + look
@@ -123,11 +126,11 @@ def long_table(
 ) -> str: # Markdown
     "Means of the first and last third, and the largest value."
     part = max(1, len(told) // 3)
-    names = [name for name in ("gap", "detail", "sharp", "own") if name in told[0]]
     heads = dict(gap="distance between them (root mean square)", detail="detail, long over fresh",
-                 sharp="sharpness, long over fresh", own="distance to the teacher, long over fresh")
+                 sharp="sharpness, long over fresh", depth="depth error, long over fresh",
+                 own="distance to the teacher, long over fresh")
     lines = ["| figure | first third | last third | largest |", "|---|---|---|---|"]
-    for name in names:
+    for name in (name for name in heads if name in told[0]):
         values = [entry[name] for entry in told]
         cells = mean(values[:part]), mean(values[-part:]), max(values)
         lines.append(f"| {heads[name]} | " + " | ".join(f"{value:.3f}" for value in cells) + " |")
