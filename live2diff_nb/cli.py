@@ -61,6 +61,8 @@ def load(
     from live2diff_nb.pipeline.live2diff import Live2Diff
     if args.device and args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: PyTorch finds no CUDA GPU; leave --device away to run on the CPU")
+    if args.device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps: this is no Mac with a GPU that PyTorch can use; leave --device away")
     names = ("motion", "depth", "vae", "lcm_lora", "dreambooth")
     given = {name: getattr(args, name) for name in names if getattr(args, name, None)}
     if getattr(args, "lora", None): given["lora"] = parse_lora(args.lora)

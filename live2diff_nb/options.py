@@ -43,19 +43,26 @@ def parse_lora(
     words, # list of `FILE` or `FILE=WEIGHT`
 ) -> dict: # file -> weight
     "What `--lora` means."
-    pairs = [re.fullmatch(r"(.+?)(?:=([-+.\d]+))?", word) for word in words]
+    remedy = "--lora wants FILE or FILE=WEIGHT with a number, as in ink.safetensors=0.8"
+    pairs = [re.fullmatch(r"(.+?)(?:=([-+.\d]+(?:[eE][-+]?\d+)?))?", word) for word in words]
+    if not all(pairs): raise ValueError(f"{remedy}: a file has no name")
     try: return {pair[1]: float(pair[2] or 1) for pair in pairs}
-    except ValueError as error:
-        remedy = "--lora wants FILE or FILE=WEIGHT with a number, as in ink.safetensors=0.8"
-        raise ValueError(f"{remedy}: {error}") from error
+    except ValueError as error: raise ValueError(f"{remedy}: {error}") from error
 
 # %% ../nbs/options.ipynb #op000002
 def parse_prompt(
     text, # a prompt, or `0s: starry night; 4s: etching`
 ): # text, or dict of time and text
-    "What `--prompt` means."
-    pairs = [re.fullmatch(r"\s*(\d+\.?\d*\s*(?:ms|s|min|h|f))\s*:\s*(.*?)\s*", part, re.S) for part in text.split(";")]
-    return {pair[1]: pair[2] for pair in pairs} if all(pairs) else text
+    "What `--prompt` means; `ValueError` where a schedule has a part without a time."
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    pairs = [re.fullmatch(r"(0|\d+\.?\d*\s*(?:ms|s|sec|m|min|h|f|frames))\s*:\s*(.*)", part, re.S) for part in parts]
+    if not (pairs and pairs[0]): return text                                # a prompt, whatever signs it has
+    if not all(pairs):
+        part = parts[pairs.index(None)]
+        raise ValueError(f"--prompt: {part!r} has no time: write every part as in '0s: starry night; 4s: etching'")
+    schedule = {pair[1]: pair[2] for pair in pairs}
+    if len(schedule) < len(pairs): raise ValueError(f"--prompt: two prompts at the same time in {text!r}")
+    return schedule
 
 # %% ../nbs/options.ipynb #a384ced2
 def model_options(

@@ -40,8 +40,9 @@ def film_jobs(
     "Pairs of input and output."
     films = [film_files(p) if (p := Path(word).expanduser()).is_dir() and not image_files(p) else [] for word in inputs]
     found = [film for word, inside in zip(inputs, films) for film in inside or [word]]
-    if found == list(inputs) and len(found) == 1: return [(found[0], output)]
-    if Path(output).suffix.lower() == ".mp4":
+    film = Path(output).suffix.lower() == ".mp4"
+    if len(found) == 1 and (film or found == list(inputs)): return [(found[0], output)]
+    if film:
         raise ValueError(f"{output} is one film, and there are several inputs: name a folder in its place")
     return list(zip(found, film_names(found, output)))
 

@@ -11,7 +11,8 @@ import pytest
 
 from live2diff_nb.cli import Stop, main, make_parser
 from live2diff_nb.measured import percentile, summary
-from live2diff_nb.options import parse_size
+from live2diff_nb.options import parse_lora, parse_prompt, parse_size
+from live2diff_nb.translate import film_jobs
 from live2diff_nb.video.shown import resize_frame
 from live2diff_nb.video.sources import demo_clip, open_source
 from live2diff_nb.video.sinks import open_sink
@@ -180,3 +181,23 @@ def test_ctrl_c_leaves_a_playable_file(tmp_path):
     assert b"Traceback" not in printed[1]
     first = float(re.search(r"first frame +([\d.]+) s after the start", printed[0].decode())[1])
     assert first < 60 # how fast it should be is measured by `bench`, not here
+
+
+@pytest.mark.parametrize("text, means", [
+    ("0s: a; 4s: b;", {"0s": "a", "4s": "b"}), ("0: a; 1m: b", {"0": "a", "1m": "b"}), ("a; b", "a; b"),
+    ("24: a film", "24: a film"), ("0s: a; b", "'b' has no time"), ("0s: a; 4 secs: b", "no time"),
+    ("0s: a; 0s: b", "same time")])
+def test_what_a_prompt_of_the_command_line_means(text, means):
+    if isinstance(means, dict) or means == text: assert parse_prompt(text) == means
+    else:
+        with pytest.raises(ValueError, match=means): parse_prompt(text)
+
+
+def test_weights_of_loras():
+    assert parse_lora(["a=1e-1", "b.safetensors"]) == {"a": 0.1, "b.safetensors": 1}
+    with pytest.raises(ValueError, match="no name"): parse_lora([""])
+
+
+def test_a_folder_with_one_film_becomes_one_film(tmp_path):
+    with open_sink(tmp_path / "only.mp4") as film: film.write(np.zeros((64, 64, 3), np.uint8))
+    assert film_jobs([str(tmp_path)], "out.mp4") == [(tmp_path / "only.mp4", "out.mp4")]

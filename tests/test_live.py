@@ -17,7 +17,7 @@ from live2diff_nb import Live2Diff, cli
 from live2diff_nb.live.controls import SETTERS, Controls
 from live2diff_nb.live.models import FunctionModel, PipelineModel
 from live2diff_nb.live.desk import Desk, Pages, unbind_replies
-from live2diff_nb.live.feed import Feed, Recorder
+from live2diff_nb.live.feed import Feed, Film, Recorder
 from live2diff_nb.live.quality import AdaptiveQuality, ladder
 from live2diff_nb.live.stage import Stage, stage_status
 from live2diff_nb.live.view import Watch
@@ -481,3 +481,40 @@ def test_socket_survives_garbage(make):
         visit(live.desk.socket.url, data, answers=0)
     wait_for(lambda: live.desk.refused == 4)
     assert visit(live.desk.socket.url, pack({"kind": "hello", "page": "p"}))[0][0]["kind"] == "status"
+
+
+def test_the_pipeline_has_its_quality_back_after_a_stream(pipe, tmp_path):
+    stage = Stage(Controls(PipelineModel(pipe, 128)), Feed("webcam"), Pages(lambda *_: None), Recorder(tmp_path))
+    stage.start("p", "r")
+    stage.controls.quality.level = 2                                          # the machine is too slow
+    stage.take(Ticket("p", "r", 0, 0.0, encode_frame(FRAME)))
+    wait_for(lambda: stage.controls.applied.similar)
+    assert (pipe.steps, stage.controls.saved()["size"]) == (1, [128, 128])
+    stage.stop()
+    assert (pipe.steps, pipe.height, pipe.width) == (2, 128, 128)
+    pipe.height = pipe.width = 256
+
+
+def test_settings_of_a_file_are_set_all_or_none(pipe):
+    controls, before = Controls(PipelineModel(pipe)), pipe.strength
+    with pytest.raises(ValueError, match="no such"): controls.load(dict(strength=0.9, seed=5, style="no such"))
+    assert pipe.strength == before and controls.seed == 0
+
+
+def test_a_pause_is_shortened_once_in_a_recording(tmp_path):
+    film = Film(tmp_path / "film.mp4")
+    for k, now in enumerate((0, 60, 60.5, 61, 61.5)): film.add(np.full((64, 64, 3), 40 * k, np.uint8), now)
+    shown = [round(frame.mean() / 40) for frame in open_source(film.close(62))]
+    assert [shown.count(k) for k in range(5)] == [250, 12, 13, 12, 13]
+
+
+def test_a_soft_change_is_soft_for_one_frame(pipe, clip):
+    stream = StreamTranslator(pipe, on_cut="keep")
+    for n, frame in enumerate(clip[:9]): stream.feed(frame, n)
+    stream.soften()
+    pipe.strength = pipe.strength                                             # nothing changes
+    stream.feed(clip[9], 9)
+    engine, pipe.style = stream.session.engine, "cartoon"
+    stream.feed(clip[10], 10)
+    assert stream.session.engine.past is not engine.past
+    pipe.style = next(iter(pipe.styles))

@@ -2,6 +2,7 @@
 import threading
 import warnings
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,8 +12,9 @@ from helpers import moving_clip
 from live2diff_nb.live.worker import StreamTranslator
 from live2diff_nb.pipeline.cuts import CutJudge
 from live2diff_nb.pipeline.live2diff import Live2Diff
+from live2diff_nb.pipeline.plan import Plan
 from live2diff_nb.video.sinks import open_sink
-from live2diff_nb.video.sources import open_source, synthetic_scene
+from live2diff_nb.video.sources import demo_clip, open_source, synthetic_scene
 from live2diff_nb.weights.tiny import style_lora
 
 CLIP = moving_clip(24)
@@ -285,3 +287,44 @@ def test_a_live_stream_takes_a_cut_at_once(pipe):
     shown = [translator.feed(frame, n) for n, frame in enumerate([*CLIP[:12], *synthetic(6)])]
     assert [(n, s.tag) for n, s in enumerate(shown) if s.picture is not None] == [
         (7, 7), (9, 8), (10, 9), (11, 10), (13, 12), (14, 13), (15, 14), (16, 15), (17, 16)]
+
+
+# ---- what another thread, a source or a name may do -----------------------------------------------------------------
+def test_a_setting_from_another_thread_is_not_lost(pipe):
+    for n in range(200):
+        plan = Plan(pipe, 0, None)
+        thread = threading.Thread(target=setattr, args=(pipe.settings, "prompt", f"number {n}"))
+        thread.start()
+        while thread.is_alive(): plan.follow()
+        plan.follow()
+        assert plan.settings.prompt == f"number {n}"
+
+
+def test_a_schedule_in_seconds_goes_by_the_films_own_times(pipe, tmp_path):
+    with open_sink(tmp_path / "film.mp4") as film:
+        for n, frame in enumerate(CLIP): film.write(frame, 0.04 * min(n, 5) + 0.5 * max(n - 5, 0))   # 5 is at 0.2 s
+    def change(**more):
+        a, b = (run(pipe, str(tmp_path / "film.mp4"), prompt=prompt, on_cut="keep", **more)
+                for prompt in ("etching", {"0s": "etching", "3s": "watercolour"}))
+        return next(n for n, (x, y) in enumerate(zip(a, b)) if off(x, y) > 3)
+    assert change() == 11 and change(fps=6) == 18                              # 3.2 s; a rate that is given counts
+
+
+def test_frames_of_pyav(pipe):
+    with av.open(str(demo_clip())) as film: frames = [frame for _, frame in zip(range(9), film.decode(video=0))]
+    arrays = [frame.to_ndarray(format="rgb24") for frame in frames]
+    assert np.array_equal(run(pipe, frames, prompt="etching"), run(pipe, arrays, prompt="etching"))
+
+
+@pytest.mark.parametrize("name, value", [("change", "sofft"), ("change", ["cut"]), ("refresh", "on"),
+                                         ("noise", ["fresh"]), ("style", ["etching"])])
+def test_a_wrong_value_is_refused_when_it_is_set(pipe, name, value):
+    with pytest.raises(ValueError, match=f"{name} "): setattr(pipe, name, value)
+
+
+def test_a_stream_of_several_has_the_pipelines_change_and_refresh(pipe):
+    pipe.change, streams = "soft", pipe.streams()
+    try: run_of = streams.open({}).session.run
+    finally: pipe.change = "cut"
+    assert (run_of.change, run_of.how["refresh"]) == ("soft", "auto")
+    with pytest.raises(ValueError, match="no setting promt: choose from prompt"): streams.open({"promt": "x"})

@@ -263,3 +263,19 @@ def test_streams_of_a_pipeline(graphs, pipe):
         together = np.float32(out[k] + streams.close(both[k]))
         alone = np.float32(list(pipe.stream(clips[k], seed=k, **wish)))
         assert together.shape == alone.shape and np.abs(together - alone).max() <= (0 if graphs else 1)
+
+
+def test_frames_per_step_costs_nothing_in_sequential_order(pipe):
+    rows, call = [], Runner.__call__
+    def counted(runner, latents, *rest):
+        rows.append(len(latents))
+        return call(runner, latents, *rest)
+    def run(frames):
+        rows.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Runner, "__call__", counted)
+            pipe.order = "sequential"
+            try: return np.float32(list(pipe.stream(moving_clip(24), frames_per_step=frames))), sum(rows)
+            finally: pipe.order = None
+    (one, work), (four, more) = run(1), run(4)
+    assert work == more and np.abs(one - four).max() <= 1

@@ -16,6 +16,7 @@ from live2diff_nb.files.files import fetch, open_weights, to_safetensors
 from live2diff_nb.files.formats import UNET, unet_of_single_file, vae_part
 from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.weights.real import memory_before
+from live2diff_nb.weights.tiny import style_lora
 from live2diff_nb.weights.rehearse import FULL, split_unet, to_single_file, write_rehearsal
 from live2diff_nb.engine.unet import StreamUNet, chunk_views
 
@@ -211,7 +212,7 @@ pretrained_model_path: "{files['name']}"
 motion_module_path: "{files['motion']}"
 unet_additional_kwargs:
   motion_module_kwargs: {{num_attention_heads: 8, attention_kwargs: {{window_size: 12, sink_size: 4}}}}
-noise_scheduler_kwargs: {{num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.012, beta_schedule: "linear",
+noise_scheduler_kwargs: {{num_train_timesteps: 1000, beta_start: 0.00085, beta_end: 0.011, beta_schedule: "linear",
                           steps_offset: 1, clip_sample: False}}
 """)
     (tmp_path / "configs" / "style.yaml").write_text("""
@@ -225,10 +226,12 @@ t_index_list: [30, 36, 42]
         warnings.simplefilter("ignore")
         made = Live2Diff.from_config(tmp_path / "configs" / "style.yaml", vae=files["vae"], **SMALL)
         other = Live2Diff.from_config(tmp_path / "configs" / "style.yaml", vae=files["vae"], clip_skip=1, **SMALL)
+        fixed = Live2Diff.from_config(tmp_path / "configs" / "style.yaml", vae=files["vae"], noise="fixed", **SMALL)
     assert (made.window, made.warmup, made.clip_skip, other.clip_skip) == (12, 4, 2, 1)
     assert made.schedule == {"t_index_list": [30, 36, 42], "num_inference_steps": 50} and made.styles == {
         "style": "masterpiece, {prompt}"
     }
+    assert fixed.noise == "fixed" and made.scheduler.config.beta_end == fixed.scheduler.config.beta_end == 0.011
     assert made.scheduler.config.beta_schedule == "linear" and made.unet.config.motion_heads == 8
     assert same_state(made.unet.state_dict(), pipe.unet.state_dict())
     out = list(made.stream(CLIP, prompt="a cat"))
@@ -250,6 +253,32 @@ def test_the_embedded_model_saves_and_loads_too(tmp_path):
     again = Live2Diff.from_pretrained(tmp_path / "saved", device="cpu")
     a, b = (list(p.stream(CLIP, style="etching")) for p in (pipe, again))
     assert all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def test_settings_and_the_loras_of_styles_are_saved(tmp_path):
+    lora = tmp_path / "ink.safetensors"
+    lora.write_bytes(style_lora("etching").read_bytes())
+    own = dict(styles={"ink": dict(prompt="{prompt}", lora={lora: 1.0}), "plain": "{prompt}"}, style="ink", fit="pad",
+               change="soft", refresh="off", frames_per_step=2, order="sequential", strength=np.float32(0.5))
+    pipe = Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64, graphs=False, **own)
+    pipe.save_pretrained(tmp_path / "saved")
+    before = list(pipe.stream(CLIP))
+    lora.unlink()
+    again = Live2Diff.from_pretrained(tmp_path / "saved", device="cpu")
+    for name in ("style", "fit", "change", "refresh", "frames_per_step", "order", "strength"):
+        assert getattr(again, name) == own[name], name
+    assert all(np.array_equal(x, y) for x, y in zip(before, again.stream(CLIP)))
+    pipe.style = None
+    pipe.save_pretrained(tmp_path / "none")
+    assert Live2Diff.from_pretrained(tmp_path / "none", device="cpu").style is None
+
+
+def test_the_loras_of_a_style_are_merged_once():
+    own = dict(styles={"ink": dict(prompt="{prompt}", lora={str(style_lora("etching")): 1.0})})
+    pipe = Live2Diff.from_pretrained("tiny", device="cpu", height=64, width=64, graphs=False, **own)
+    before = list(pipe.stream(CLIP))
+    pipe.fuse_lora()
+    assert all(np.array_equal(x, y) for x, y in zip(before, pipe.stream(CLIP))) and pipe.style == "ink"
 
 
 def test_conversion_keeps_names_and_values(files, tmp_path):

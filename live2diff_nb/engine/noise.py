@@ -30,7 +30,8 @@ def noise_kind(
 ) -> str:    # one of `NOISES`
     "The name of a kind of noise; an error lists the kinds."
     if isinstance(value, bool): return "fixed" if value else "fresh"
-    if value not in NOISES: raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {value!r}")
+    if not isinstance(value, str) or value not in NOISES:
+        raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {value!r}")
     return value
 
 

@@ -60,7 +60,8 @@ def check_refresh(
     refresh,  # one of `REFRESH`
 ):
     "Refuse what is not in `REFRESH`."
-    if refresh not in REFRESH: raise ValueError(f"refresh must be one of {', '.join(REFRESH)}, got {refresh!r}")
+    if not isinstance(refresh, str) or refresh not in REFRESH:
+        raise ValueError(f"refresh must be one of {', '.join(REFRESH)}, got {refresh!r}")
 
 
 class Refresher:

@@ -6,6 +6,7 @@
 __all__ = ['STREAMED', 'FramesTable', 'check_frames', 'side_by_side', 'FramesView', 'StreamsView', 'tensors_of', 'views_of']
 
 # %% ../../nbs/engine/several.ipynb #sv000003
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ def check_frames(
     ring: int,    # slots of the ring
 ):
     "Refuse calls of more frames than the ring holds."
-    if not isinstance(frames, int) or not 1 <= frames <= ring:
+    if not isinstance(frames, Integral) or isinstance(frames, bool) or not 1 <= frames <= ring:
         raise ValueError(f"frames_per_step must be a whole number from 1 to {ring}, the slots of the ring, "
                          f"got {frames!r}")
 

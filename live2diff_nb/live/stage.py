@@ -150,7 +150,8 @@ class Stage:
             worker = Worker(
                 lambda: self._translator(before), lambda: (*self.controls.frame_size(), self.controls.fit),
                 lambda *done: show(self, worker, *done),
-                self.post.drop, self.controls.apply, before.epoch if before else 0, self.tape)
+                self.post.drop, self.controls.apply, before.epoch if before else 0, self.tape,
+                after=self.controls.restore)
             give = lambda number, frame: worker.put(
                 Ticket("kernel", "kernel", number, time.monotonic(), np.ascontiguousarray(frame)))
             self.feed.start(give, self._over)

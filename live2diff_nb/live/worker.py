@@ -95,7 +95,7 @@ class StreamTranslator:
         before = self.session.version
         ready, seen = self._push(picture, frame, watch)
         changed = self.session.version != before           # the session detects a change now
-        if changed: self.session.change = self.change
+        if self.session.engine: self.session.change = self.change    # `soften` holds for one frame, changed or not
         tags = [self.tags.popleft() for _ in ready]
         if changed and tags and tags[-1] is not tag:       # made before the change
             return Shown(note="changing", changed=True, seen=seen)
@@ -180,9 +180,10 @@ class Worker:
         epoch: int = 0,                      # grows with each change after which older pictures are not shown
         tape: deque | None = None,           # gets an `Exchange` a frame
         patience: int = 3,                   # failures in a row before it stops
+        after=lambda: None,                  # called in the thread when it ends
     ):
         self.make, self.size, self.answer, self.dropped, self.before = make, size, answer, dropped, before
-        self.epoch, self.tape, self.patience = epoch, tape, patience
+        self.epoch, self.tape, self.patience, self.after = epoch, tape, patience, after
         self.frames, self.ended, self.translator = Mailbox(), threading.Event(), None
         self.counts, self.failures, self.error, self.work = Counter(), 0, "", deque(maxlen=100)
         self.thread = threading.Thread(target=self._run, daemon=True, name="live-worker")
@@ -223,6 +224,7 @@ class Worker:
             if (ticket := self.frames.take(0.2)) is not None:
                 self._translate(ticket)
         self.translator = None
+        self.after()
 
     def _translate(self, ticket: Ticket):
         began = time.perf_counter()

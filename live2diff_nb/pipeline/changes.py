@@ -27,7 +27,8 @@ def check_change(
     change,  # one of `CHANGES`
 ):
     "Refuse what is not in `CHANGES`."
-    if change not in CHANGES: raise ValueError(f"change must be one of {', '.join(CHANGES)}, got {change!r}")
+    if not isinstance(change, str) or change not in CHANGES:
+        raise ValueError(f"change must be one of {', '.join(CHANGES)}, got {change!r}")
 
 # %% ../../nbs/pipeline/changes.ipynb #ch00000b
 class Texts:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from .frames import Models, prepare_frame
+from ..video.shown import frame_array
 from ..video.sources import open_source
 
 # %% ../../nbs/pipeline/intake.ipynb #in000007
@@ -117,12 +118,14 @@ class Intake:
         fit: str,         # "crop", "pad" or "stretch"
     ) -> tuple[Tensor | None, bool]:  # (1, 3, h, w) in [-1, 1], None where it is bad; has the shape changed strongly?
         "The frame as a picture, or None and a warning."
-        try: self.frame = prepare_frame(frame, self.models.height, self.models.width, fit)
+        try:
+            frame = frame_array(frame)
+            self.frame = prepare_frame(frame, self.models.height, self.models.width, fit)
         except (ValueError, TypeError) as error:
             self.tell_bad(number, error)
             return None, False
         picture = self.models.to_pictures([self.frame])
-        return picture, self.look(getattr(frame, "shape", None) or np.asarray(frame).shape, fit)
+        return picture, self.look(frame.shape, fit)
 
     def tell_bad(
         self,

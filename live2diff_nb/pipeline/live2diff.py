@@ -21,6 +21,7 @@ from ..engine.network import short_for
 from ..engine.noise import noise_kind, whole_seed
 from .frames import Models, SimilarFilter
 from .intake import Intake, Ledger, frames_of, until_error
+from .prompts import style_parts
 from .session import Session
 from .settings import CHECKS, Settings, Travel
 from .streams import Streams, own_settings
@@ -53,11 +54,14 @@ def check_names(
 # %% ../../nbs/pipeline/live2diff.ipynb #fb900ef2
 def clock_of(
     frames,             # as given to `stream`: a `Source` has `times` and `fps`
-    fps: float | None,  # frames per second; None: those of the source, else 25
-):                      # number of a frame -> seconds
+    fps: float | None,  # frames per second; None: the source's times, else its rate, else 25
+):                      # number of a frame that has come in -> seconds
     "When a frame is shown."
-    times, fps = getattr(frames, "times", None), fps or getattr(frames, "fps", 25.0)
-    return lambda number: times[number] if times is not None and number < len(times) else number / fps
+    rate = fps or getattr(frames, "fps", 25.0)
+    def seconds(number):
+        times = None if fps else getattr(frames, "times", None)       # a new list for every pass through a source
+        return times[number] if times is not None and number < len(times) else number / rate
+    return seconds
 
 
 @torch.inference_mode()
@@ -66,7 +70,7 @@ def run_session(
     frames: Iterable[np.ndarray],         # as `Live2Diff.stream` takes them
     judge: SimilarFilter | None = None,   # which frames are skipped; None: none
     latencies: deque | None = None,       # receives the seconds that each frame waited; None: not stored
-    fps: float | None = None,             # for a schedule in seconds, if the source has no times
+    fps: float | None = None,             # of a schedule in seconds, as for `clock_of`
 ) -> Iterator[np.ndarray]:                # one per input frame
     "All results of a session. If the source fails, its frames so far are finished before its error is raised."
     intake, ledger, waits = Intake(session.models), Ledger(), deque(maxlen=1) if latencies is None else latencies
@@ -158,9 +162,10 @@ class Pipeline:
         self.lora = {} if lora is None else dict(lora) if isinstance(lora, dict) else {str(lora): weight}
 
     def fuse_lora(self):
-        "Merge the current LoRAs for good and free the second copy of the weights; not while a stream runs."
+        "Merge the current LoRAs, the style's too, for good and free the second copy of the weights; between streams."
         self.apply_lora(self.settings.all_loras())
         self.loras.fuse()
+        if self.style: self.models.styles = {**self.styles, self.style: style_parts(self.styles, self.style)[0]}
         self.lora = {}
 
 # %% ../../nbs/pipeline/live2diff.ipynb #248767a1
@@ -193,7 +198,7 @@ class Live2Diff(Pipeline):
                              "they belong to Stable Diffusion 1.5, name a folder or a file of it first")
         settings = spelled(settings)
         check_names(settings, PARTS + SETTINGS + (() if small else LOADING))
-        if lora: settings["lora"] = dict(lora)
+        if lora: settings["lora"] = lora
         if small: return cls.from_parts({**load_models(name, device, dtype, graphs), **settings})
         kind = {"noise": settings.pop("noise")} if isinstance(settings.get("noise"), str) else {}   # else a scheduler's
         return cls.from_parts({**weights.load_real(name, device, dtype, **given, **settings), **kind})
@@ -207,8 +212,12 @@ class Live2Diff(Pipeline):
         **settings,   # as in `from_pretrained`; they override the file
     ) -> "Live2Diff":
         "The pipeline of one of the official config files: models, LoRAs, prompt, steps."
+        settings = spelled(settings)
+        kind = {"noise": settings.pop("noise")} if isinstance(settings.get("noise"), str) else {}   # else a scheduler's
         found = {**weights.read_config(path), **settings}
-        return cls.from_pretrained(found.pop("name"), device, dtype, **found)
+        pipe = cls.from_pretrained(found.pop("name"), device, dtype, **found)
+        for name, value in kind.items(): setattr(pipe, name, value)
+        return pipe
 
     def save_pretrained(
         self,
@@ -240,8 +249,8 @@ class Live2Diff(Pipeline):
     ) -> Iterator[np.ndarray]:            # (height, width, 3) uint8 RGB, one per input frame
         "Translate frames as they come. Arguments hold for this stream; later changes in the pipeline reach it too."
         source = frames_of(frames, self.height, self.width)
-        fps = fps or getattr(source, "fps", 25.0)
-        travels = {name: Travel(value, fade, fps) for name, value in (("prompt", prompt), ("seed", seed))
+        rate = fps or getattr(source, "fps", 25.0)
+        travels = {name: Travel(value, fade, rate) for name, value in (("prompt", prompt), ("seed", seed))
                    if isinstance(value, dict)}
         if "prompt" in travels:
             for prompt in reversed(travels["prompt"].values): CHECKS["prompt"](self.models, prompt)

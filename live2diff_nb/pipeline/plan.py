@@ -34,7 +34,6 @@ class Plan:
         "Take over settings changed in the pipeline; a new prompt ends the schedule of prompts."
         for name in self.settings.follow(self.base, self.seen):
             self.travels.pop(name, None), self.stages.pop(name, None)
-        self.seen = self.base.times_set.copy()
 
     def look(
         self,

@@ -80,7 +80,7 @@ class EngineRun:
             ready += self.start(embed, rows=slice(-1, None) if alone else slice(None))
             if self.models.warmup: return ready
         one = self.models.order == "sequential"
-        if one: ready += self.drain(embed)                                     # the order may have changed just now
+        if one and any(self.engine.flight): ready += self.drain(embed)         # the order has changed just now
         if settings.motion_strength and not self.engine.waiting: self.engine.levels.enter(self.plan.timesteps())
         with self.models.timed("unet"): x0 = (self.engine.step_sequential if one else self.engine.step)(*encoded)
         if self.kept: self.kept.add(self.engine, encoded)

@@ -62,13 +62,15 @@ class Streams:
         self,
         settings: dict | None = None,  # of this stream alone, as {"prompt": "starry night", "strength": 0.6}
         seed: int | None = 0,          # of its noise; None: a random one
-        change: str = "cut",           # what a changed setting does, as in `Live2Diff.stream`
+        change: str | None = None,     # what a changed setting does, as in `Live2Diff.stream`
         on_cut: str = "rewarm",        # what a scene cut does, likewise
+        refresh: str | None = None,    # of stale warm slots, likewise
     ) -> OneStream:                    # to be given to `step` and `close`
         "Open a new stream; the others continue."
         given = own_settings(self.pipe.settings, settings or {})
-        return OneStream(Session(self.pipe, seed, None, change, on_cut=on_cut, given=given,
-                                 frames_per_step=self.pipe.models.frames_per_step, waits=True))
+        own, m = self.pipe.settings, self.pipe.models
+        return OneStream(Session(self.pipe, seed, None, change or own.change, on_cut=on_cut, given=given,
+                                 frames_per_step=m.frames_per_step, waits=True, refresh=refresh or own.refresh))
 
     @torch.inference_mode()
     def step(

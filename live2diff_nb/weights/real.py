@@ -32,7 +32,10 @@ def saved_settings(
     note = base["path"] / "live2diff.json"
     if not (base["path"].is_dir() and note.exists()): return {}
     found = read_json(note)
-    return {**found, "lora": {str(base["path"] / name): weight for name, weight in found.get("lora", {}).items()}}
+    def here(loras): return {str(base["path"] / name): weight for name, weight in loras.items()}
+    styles = {name: style if isinstance(style, str) else {**style, "lora": here(style.get("lora", {}))}
+              for name, style in found.get("styles", {}).items()}
+    return {**found, "lora": here(found.get("lora", {})), "styles": styles}
 
 # %% ../../nbs/weights/real.ipynb #real0fo1
 def folder_noise(
@@ -175,7 +178,8 @@ def load_real(
 
 # %% ../../nbs/weights/real.ipynb #729d349f
 KEPT = ("height", "width", "window", "warmup", "max_timestep", "clip_skip", "strength", "steps", "noise",
-        "motion_strength", "styles", "schedule", "prompt", "prompt_keeps_style")
+        "motion_strength", "schedule", "prompt", "prompt_keeps_style", "style", "fit", "change", "refresh",
+        "frames_per_step")
 SAVED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -202,10 +206,16 @@ def write_notes(
     kinds = {part: type(getattr(pipe, part)) for part in (*SAVED, "depth")}
     index = {part: [kind.__module__.split(".")[0], kind.__name__] for part, kind in kinds.items()}
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "Live2Diff", **index}, indent=2))
-    loras = {}
-    for n, (path, weight) in enumerate(pipe.lora.items()):
-        name = f"lora/{n}-{Path(path).stem}.safetensors"
-        write_lora(pipe.loras.known[str(path)], folder / name)
-        loras[name] = weight
-    settings = {**{key: getattr(pipe, key) for key in KEPT}, "lora": loras}
-    (folder / "live2diff.json").write_text(json.dumps(settings, indent=2))
+    names = {}                                             # file -> its name in the folder
+    def copied(loras):
+        pipe.loras.check(loras)
+        for path in loras:
+            if str(path) in names: continue
+            names[str(path)] = f"lora/{len(names)}-{Path(path).stem}.safetensors"
+            write_lora(pipe.loras.known[str(path)], folder / names[str(path)])
+        return {names[str(path)]: weight for path, weight in loras.items()}
+    styles = {name: style if isinstance(style, str) else {**style, "lora": copied(style.get("lora", {}))}
+              for name, style in pipe.styles.items()}
+    settings = {key: getattr(pipe, key) for key in KEPT}
+    settings |= dict(lora=copied(pipe.lora), styles=styles, order=pipe.models._order)
+    (folder / "live2diff.json").write_text(json.dumps(settings, indent=2, default=lambda number: number.item()))

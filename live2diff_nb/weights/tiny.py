@@ -115,7 +115,7 @@ def load_parts(
 def style_lora(
     style: str,  # one of the embedded model's styles
 ) -> Path:       # for `Live2Diff.set_lora`
-    "The LoRA file of an embedded style: with it, a prompt such as \"a photo\" gives that style."
+    "The LoRA file of an embedded style: with it, a prompt that names no style, such as \"a photo\", gives that one."
     path = TINY / "loras" / f"{style.replace(' ', '_')}.safetensors"
     if not path.exists():
         known = sorted(p.stem.replace("_", " ") for p in path.parent.glob("*.safetensors"))
