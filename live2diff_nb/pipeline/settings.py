@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKS', 'AT_START', 'SECONDS', 'check_prompt', 'check_style', 'check_strength', 'check_steps', 'check_lora',
-           'check_fit', 'check_motion_strength', 'Settings', 'read_time', 'Stage', 'Travel', 'mix_texts', 'MixedNoise',
-           'noise_at']
+           'one_of', 'Settings', 'read_time', 'Stage', 'Travel', 'mix_texts', 'MixedNoise', 'noise_at']
 
 # %% ../../nbs/pipeline/settings.ipynb #st000004
 import re
@@ -31,8 +30,7 @@ def check_prompt(
     value,           # that is wanted
 ):
     "A text."
-    if not isinstance(value, str):
-        raise ValueError(f"prompt must be a text, got {type(value).__name__}")
+    if not isinstance(value, str): raise ValueError(f"prompt must be a text, got {type(value).__name__}")
 
 
 def check_style(
@@ -74,25 +72,20 @@ def check_lora(
     models.loras.check(value)
 
 
-def check_fit(
-    models: Models,  # that the setting is for
-    value,           # that is wanted
-):
-    "One of three words."
-    if value not in ("crop", "pad", "stretch"):
-        raise ValueError(f"fit must be 'crop', 'pad' or 'stretch', got {value!r}")
-
-
-def check_motion_strength(
-    models: Models,  # that the setting is for
-    value,           # that is wanted
-):
-    "Yes or no."
-    if not isinstance(value, bool): raise ValueError(f"motion_strength must be True or False, got {value!r}")
+def one_of(
+    name: str,  # of the setting
+    *values,    # that it may have, of one type
+):              # a check, as those above
+    "A choice."
+    def check(models, value):
+        if isinstance(value, type(values[0])) and value in values: return
+        raise ValueError(f"{name} must be {', '.join(map(repr, values[:-1]))} or {values[-1]!r}, got {value!r}")
+    return check
 
 
 CHECKS = dict(prompt=check_prompt, style=check_style, strength=check_strength, steps=check_steps, lora=check_lora,
-              fit=check_fit, motion_strength=check_motion_strength, noise=lambda models, value: noise_kind(value))
+              fit=one_of("fit", "crop", "pad", "stretch"), motion_strength=one_of("motion_strength", True, False),
+              noise=lambda models, value: noise_kind(value))
 AT_START = dict(change=check_change, refresh=check_refresh)    # of the next stream: a running one keeps its own
 
 # %% ../../nbs/pipeline/settings.ipynb #47f58c3e
