@@ -53,15 +53,16 @@ def parse_lora(
 def parse_prompt(
     text, # a prompt, or `0s: starry night; 4s: etching`
 ): # text, or dict of time and text
-    "What `--prompt` means; `ValueError` where a schedule has a part without a time."
+    "What `--prompt` means; an error where a schedule has a part without a time."
     parts = [part.strip() for part in text.split(";") if part.strip()]
     pairs = [re.fullmatch(r"(0|\d+\.?\d*\s*(?:ms|s|sec|m|min|h|f|frames))\s*:\s*(.*)", part, re.S) for part in parts]
     if not (pairs and pairs[0]): return text                                # a prompt, whatever signs it has
     if not all(pairs):
         part = parts[pairs.index(None)]
-        raise ValueError(f"--prompt: {part!r} has no time: write every part as in '0s: starry night; 4s: etching'")
+        said = f"{part!r} has no time: write every part as in '0s: starry night; 4s: etching'"
+        raise argparse.ArgumentTypeError(said)
     schedule = {pair[1]: pair[2] for pair in pairs}
-    if len(schedule) < len(pairs): raise ValueError(f"--prompt: two prompts at the same time in {text!r}")
+    if len(schedule) < len(pairs): raise argparse.ArgumentTypeError(f"{text!r} has two prompts at the same time")
     return schedule
 
 # %% ../nbs/options.ipynb #a384ced2
