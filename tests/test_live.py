@@ -498,6 +498,7 @@ def test_the_pipeline_has_its_quality_back_after_a_stream(pipe, tmp_path):
 def test_settings_of_a_file_are_set_all_or_none(pipe):
     controls, before = Controls(PipelineModel(pipe)), pipe.strength
     with pytest.raises(ValueError, match="no such"): controls.load(dict(strength=0.9, seed=5, style="no such"))
+    with pytest.raises(ValueError, match="multiples"): controls.load(dict(strength=0.9, size=[100, 101]))
     assert pipe.strength == before and controls.seed == 0
 
 

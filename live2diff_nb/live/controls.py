@@ -224,5 +224,6 @@ class Controls:
         given.pop("fade", None)
         if "size" in given: given["size"] = given["size"][0]
         self.model.check(given)                                # all or nothing
+        if "size" in given: check_size(given["size"], given["size"], self.model.multiple)
         if "lora" in given: self.model.set("lora", given.pop("lora"))
         for name, value in given.items(): self.set(name, value)
