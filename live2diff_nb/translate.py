@@ -132,7 +132,11 @@ def restyle_all(
     for given, output in good:
         try: stopped = restyle(given, output, args, load, stopper, args.began if not done else time.perf_counter())
         except (ValueError, OSError) as error: say("error", f"{given}: {error}")
-        else: done += 1
-        if done and stopped: return 130
+        else:
+            done += 1
+            if not stopped: continue
+            if output.is_file():                             # the same command then does this film again
+                print("renamed     ", output.replace(output.with_name(f"{output.stem}-stopped.mp4")))
+            return 130
     print(f"done         {done} of {len(jobs)} films")
     return 0 if done == len(jobs) else 2

@@ -75,6 +75,7 @@ class Line:
             if data := self.socket.recv(): return data
         except self.late: return None
         except self.lost: pass
+        finally: self.socket.settimeout(10)                # sending may take longer, on a slow line
         self.renew()
         return b""
 

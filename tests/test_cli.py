@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from live2diff_nb.cli import Stop, main, make_parser
+from live2diff_nb.pipeline.live2diff import Live2Diff
 from live2diff_nb.measured import percentile, summary
 from live2diff_nb.options import parse_lora, parse_prompt, parse_size
 from live2diff_nb.translate import film_jobs
@@ -201,3 +202,22 @@ def test_weights_of_loras():
 def test_a_folder_with_one_film_becomes_one_film(tmp_path):
     with open_sink(tmp_path / "only.mp4") as film: film.write(np.zeros((64, 64, 3), np.uint8))
     assert film_jobs([str(tmp_path)], "out.mp4") == [(tmp_path / "only.mp4", "out.mp4")]
+
+
+def test_a_film_of_several_that_was_stopped_is_done_again(tmp_path, capsys, monkeypatch):
+    for name in "ab":
+        with open_sink(tmp_path / f"{name}.mp4") as film:
+            for k in range(12): film.write(np.full((64, 64, 3), 9 * k, np.uint8))
+    stream, seen = Live2Diff.stream, []
+    def stopped(pipe, *args, **more):
+        for frame in stream(pipe, *args, **more):
+            seen.append(frame)
+            if len(seen) == 16: os.kill(os.getpid(), signal.SIGINT)              # in the second film
+            yield frame
+    words = ["translate", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), str(tmp_path / "out"), "--size", "64"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Live2Diff, "stream", stopped)
+        assert main(words) == 130
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "b-stopped.mp4"]
+    assert main(words) == 2 and "a.mp4 is there already" in capsys.readouterr().err
+    assert (tmp_path / "out/b.mp4").exists()

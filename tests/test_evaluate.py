@@ -12,12 +12,12 @@ from PIL import Image
 
 from live2diff_nb import Live2Diff, cli
 from live2diff_nb.data.teachers import TEACHERS
-from live2diff_nb.judge import cases, evaluate as chapter
+from live2diff_nb.judge import cases, contest as contest_page, evaluate as chapter
 from live2diff_nb.judge.cases import make_cases, open_weights
 from live2diff_nb.judge.evaluate import (TARGETS, ablation, drift, evaluate, forth_and_back, judge, main, summary,
                                          table, vae_psnr)
 from live2diff_nb.evaluate import ask, make_parser, read_clips
-from live2diff_nb.judge.contest import contest
+from live2diff_nb.judge.contest import contest, mark_of_clip
 from live2diff_nb.judge.long import Road, cut_check, fresh_here, long_stream
 from live2diff_nb.judge.metrics import warp_error
 from live2diff_nb.judge.report import fair_table, saved_report
@@ -31,7 +31,7 @@ from live2diff_nb.pipeline.frames import prepare_frame
 from live2diff_nb.video.sinks import open_sink
 from live2diff_nb.video.shown import resize_frame, side_by_side
 from live2diff_nb.translate import keep
-from live2diff_nb.video.sources import demo_clip
+from live2diff_nb.video.sources import demo_clip, open_source
 from live2diff_nb.weights.tiny import TINY
 
 
@@ -251,13 +251,13 @@ def test_two_runs_with_one_seed_give_the_same_json_and_nothing_is_done_twice(pip
     for name in ("ours", "alone"):
         made = METHODS[name]
         monkeypatch.setitem(METHODS, name, lambda pipe, how=made.keywords: Counts(pipe, **how))
-    monkeypatch.setattr(Counts, "limit", 3)
+    monkeypatch.setattr(Counts, "limit", 5)                       # of both methods the first call is made once, untimed
     with pytest.raises(KeyboardInterrupt): judged(pipe, tmp_path)
     monkeypatch.setattr(Counts, "limit", 99)
     judged(pipe, tmp_path)
-    assert Counts.runs == 4                                                                # the fourth alone was left
+    assert Counts.runs == 5 + 2                                   # of four the fourth alone was left
     judged(pipe, tmp_path)
-    assert Counts.runs == 4
+    assert Counts.runs == 5 + 2
     both = [(place / "figures.json").read_text() for place in (told[0], tmp_path)]
     assert both[0] == both[1] and "seconds" not in both[0]
     assert set(json.loads((tmp_path / "times.json").read_text())["cartoon"]) >= {"ours", "alone"}
@@ -377,3 +377,57 @@ def test_the_saved_report_is_whole():
         assert {"still", "moving"} <= set(labels) and {"ours", "alone", "alone_fresh"} <= set(labels["still"])
         for rows in labels.values(): assert marks_of(rows["the first, blurred"]) and marks_of(rows["the first, frozen"])
     assert "same noise setting | moving" in fair_table(told)
+
+
+# what a folder answers ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("part", ["vae", "depth", "warmup"])
+def test_other_networks_or_another_warmup_are_another_question(tmp_path, part):
+    pipe = Live2Diff.from_pretrained("tiny", height=64, width=64, graphs=False)
+    clips = {"toy": CLIPS["toy"]}
+    judged(pipe, tmp_path, ["ours"], clips)
+    if part == "warmup": pipe.warmup = 4
+    else:
+        for p in getattr(pipe, part).parameters(): p.data.mul_(1.1)
+    with pytest.raises(ValueError, match="answers another question"): judged(pipe, tmp_path, ["ours"], clips)
+
+
+def test_clips_with_the_same_first_frames_differ():
+    a = [np.zeros((8, 8, 3), np.uint8)] * 5
+    assert mark_of_clip(a) != mark_of_clip([*a[:4], a[0] + 1]) and mark_of_clip(a) == mark_of_clip(np.stack(a))
+
+
+def test_the_reference_has_the_strength_that_was_asked_for(pipe, tmp_path, monkeypatch):
+    "Also where outputs are stored already, after a run that was killed."
+    clips, styles = {"toy": CLIPS["toy"]}, [None]
+    def run(folder):
+        pipe.strength = 0.3
+        told = contest(pipe, clips, tmp_path / folder, ["ours"], styles, frames=10, strength=0.95)
+        return told["clips"]["None"]["toy"]["rows"]["ours"]
+    def killed(*_): raise KeyboardInterrupt
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(contest_page, "score", killed)
+        with pytest.raises(KeyboardInterrupt): run("killed")
+    assert run("killed") == whole
+    pipe.strength = 0.3
+
+
+def test_films_of_a_clip_keep_its_rate(pipe, tmp_path):
+    with open_sink(tmp_path / "slow.mp4", 10) as film:
+        for frame in CLIPS["toy"]["photo"]: film.write(frame)
+    judged(pipe, tmp_path / "out", ["ours"], {"slow": tmp_path / "slow.mp4"})
+    made = list((tmp_path / "out").rglob("*.mp4"))
+    assert len(made) > 2 and all(open_source(path).fps == 10 for path in made)
+
+
+def test_one_frame_is_no_clip_and_a_still_one_has_ratios(pipe, tmp_path):
+    frame = CLIPS["toy"]["photo"][0]
+    told = judged(pipe, tmp_path, ["ours"], {"one": [frame], "toy": CLIPS["toy"]})
+    assert told["counted"] == dict(given=2, scored=1) and "two frames" in told["broken"]["one"]
+    case = make_cases({"still": np.stack([frame] * 10)}, 10, 64)["still"]
+    assert judge(pipe, case, "cartoon")["warp_alone"] >= 0
+
+
+def test_two_clips_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="one name"): main(["tiny", "--clips", "a/clip.mp4", "b/clip.mp4"])

@@ -510,6 +510,7 @@ def test_a_pause_is_shortened_once_in_a_recording(tmp_path):
 
 
 def test_a_soft_change_is_soft_for_one_frame(pipe, clip):
+    pipe.style = "etching"
     stream = StreamTranslator(pipe, on_cut="keep")
     for n, frame in enumerate(clip[:9]): stream.feed(frame, n)
     stream.soften()

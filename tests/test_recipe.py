@@ -190,3 +190,15 @@ def test_one_real_step_at_the_size_of_stable_diffusion(tmp_path):
     total = sum(said["need"].values())
     print(f"estimated {total / 1e9:.2f} GB, at most {said['peak'] / 1e9:.2f} GB in use")
     assert 10e9 < total < said["peak"] < total + 2.5e9          # beside the step: Python, libraries, the frozen models
+
+
+@pytest.mark.parametrize("word, fault", [
+    ("size=256.7", "whole number"), ("steps=[300.9,600]", "whole number"), ("lr=nan", "above 0"), ("lr=-1", "above 0"),
+    ("batch=0", "at least 1"), ("size=0", "at least 1"), ("every=-1", "at least 0"), ("seed=-1", "at least 0")])
+def test_values_that_cannot_be(word, fault):
+    with pytest.raises(ValueError, match=fault): read_recipe("tiny", [word])
+
+
+def test_a_recipe_that_names_itself(tmp_path):
+    (tmp_path / "own.yaml").write_text(f"base: {tmp_path / 'own.yaml'}")
+    with pytest.raises(ValueError, match="itself"): read_recipe(tmp_path / "own.yaml")

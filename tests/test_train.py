@@ -161,3 +161,14 @@ def test_edges_count_along_rows_and_columns_alike():
     stripes = (torch.arange(16) % 2).float().expand(1, 1, 16, 16)
     across, down = (edge_loss(x, torch.zeros_like(x)) for x in (stripes, stripes.mT))
     assert across == down > 0
+
+
+def test_a_gradient_that_is_no_number_is_never_saved(tmp_path):
+    "The loss is finite, as the square root of zero is."
+    net = torch.nn.ModuleDict(dict(a=torch.nn.Linear(2, 1)))
+    def loss(step, mine):
+        out = net["a"](torch.ones(4, 2))
+        return (out - out.detach()).abs().sqrt().sum() if step == 4 else out.square().mean()
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 4: resume"):
+        Run(net, tmp_path).fit("x", loss, 5, every=0)
+    assert all(p.isfinite().all() for p in load_state(tmp_path / "x.pt")["models"].values())

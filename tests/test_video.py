@@ -1,5 +1,6 @@
 """Sources and sinks: what goes in comes out, and what is broken says so."""
 import warnings
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -315,3 +316,38 @@ def test_a_frame_without_a_tag_is_read_by_its_height(height, standard):
     untagged, tagged = (av.VideoFrame.from_ndarray(planes, format="yuv420p") for _ in range(2))
     untagged.colorspace, tagged.colorspace = 2, standard
     assert np.array_equal(rgb_frame(untagged), tagged.to_ndarray(format="rgb24"))
+
+
+def write_avi(path, stamps, rate=0):
+    with av.open(str(path), "w") as film:
+        track = film.add_stream("mjpeg", rate=25)
+        track.width, track.height, track.pix_fmt = 64, 64, "yuvj420p"
+        sound = film.add_stream("pcm_s16le", rate=rate, layout="mono") if rate else None
+        for k in stamps:
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 4 * k, np.uint8), "rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            film.mux(track.encode(frame))
+        if sound:
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, rate), np.int16), "s16", "mono")
+            samples.rate = rate
+            film.mux(sound.encode(samples))
+            film.mux(sound.encode(None))
+        film.mux(track.encode(None))
+    return path
+
+
+def test_an_avi_whose_clock_leaps_is_whole_and_a_cut_one_is_not(tmp_path):
+    path = write_avi(tmp_path / "leaps.avi", (0, 1, 2, 5, 6, 9, 10, 11, 15, 16))
+    with warnings.catch_warnings(action="error"): assert len(list(open_source(path))) == 10
+    (tmp_path / "cut.avi").write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.warns(UserWarning, match="cut off or damaged"): list(open_source(tmp_path / "cut.avi"))
+
+
+@pytest.mark.parametrize("rate", [11024, 12345, 37800])
+def test_sound_of_an_odd_rate_is_resampled(tmp_path, rate):
+    path = write_avi(tmp_path / "film.avi", range(25), rate)
+    with open_source(path) as film, warnings.catch_warnings(action="error"):
+        with open_sink(tmp_path / "out.mp4", film.fps, sound=film) as sink:
+            for frame in film: sink.write(frame, film.times[-1])
+    with av.open(str(tmp_path / "out.mp4")) as made: track = made.streams.audio[0]
+    assert track.rate == 48000 and abs(float(track.duration * track.time_base) - 1) < 0.1

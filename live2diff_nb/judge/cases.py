@@ -8,6 +8,8 @@ __all__ = ['open_weights', 'validation_clips', 'test_clips', 'load_frames', 'Cas
 # %% ../../nbs/judge/cases.ipynb #cc250cbe
 from pathlib import Path
 
+import numpy as np
+
 from ..data.teachers import TEACHERS
 from ..data.worlds import exact_motion
 from .metrics import clip_depth, motion
@@ -67,8 +69,10 @@ class Case:
         moves=None, # `Motion` between the frames, exact for rendered clips; None: estimated
         teachers=TEACHERS, # name -> teacher
         exact=None, # (n, h, w) exact inverse depth of a rendered clip
+        fps: float = 25.0, # of the clip
     ):
-        self.frames, self.estimator, self.exact = list(frames), estimator, exact
+        if len(frames) < 2: raise ValueError("a clip needs two frames or more to be judged")
+        self.frames, self.estimator, self.exact, self.fps = list(frames), estimator, exact, fps
         self.teachers, self.paintings = teachers, {}
         self.moves, self.depth = moves or motion(self.frames), clip_depth(self.frames, estimator)
         self.label = label_of(self.moves) if self.moves else "still"
@@ -95,6 +99,7 @@ def make_cases(
     def make(clip):
         if isinstance(clip, Case): return clip
         if isinstance(clip, dict): return Case(clip["photo"], estimator, exact_motion(clip), exact=1 / clip["depth"])
-        return Case(clip[:frames] if isinstance(clip, list) else load_frames(clip, frames, size), estimator)
+        if isinstance(clip, (list, np.ndarray)): return Case(clip[:frames], estimator)
+        return Case(load_frames(clip, frames, size), estimator, fps=float(open_source(str(clip)).fps))
     clips = validation_clips(None, frames, size) if clips is None else clips
     return {name: make(clip) for name, clip in clips.items()}

@@ -49,8 +49,9 @@ def judge(
     warps = {name: warp_error(run, case.moves) for name, run in runs.items()}
     depths = [depth_mse(case.depth, run, case.estimator) for run in (full, flat)]
     styles = [style_distance(run, manner) for run in (full, case.frames)]
-    ratios = dict(warp_alone=warps["full"] / warps["alone"], warp_teacher=warps["full"] / warps["teacher"],
-                  depth=depths[0] / depths[1], style=styles[0] / styles[1], sharp=sharpness(full) / sharpness(painted))
+    def over(a, b): return a / b if b else 1.0 if a == b else float("inf")        # in a picture that stands still
+    ratios = dict(warp_alone=over(warps["full"], warps["alone"]), warp_teacher=over(warps["full"], warps["teacher"]),
+                  depth=over(*depths), style=over(*styles), sharp=over(sharpness(full), sharpness(painted)))
     return {**ratios, "warps": warps, "depths": depths, "styles": styles}
 
 # %% ../../nbs/judge/evaluate.ipynb #e528dc1d
@@ -216,6 +217,7 @@ def main(
         asked = {name: value for name, value in vars(args).items() if name != "out"}
         claim(args.out, "table", asked, ("table.md", "figures.json"), resume=None)
     clips = {Path(path).stem: path for path in args.clips} if args.clips else None
+    if clips and len(clips) < len(args.clips): raise ValueError("two clips have one name: rename one of them")
     if args.rendered:
         worlds = islice(RenderedClips(args.frames, args.size, seed=77), args.rendered)
         clips = {f"rendered {i}": clip for i, clip in enumerate(worlds)}

@@ -199,12 +199,13 @@ class Run:
     ) -> float:            # the loss
         "One optimiser step."
         self.optimizer.zero_grad()
-        try:
-            loss = backward(self.accelerator, model, self.step, passes, self.seed)
-        except FloatingPointError as error:
-            advice = f"resume from the last checkpoint with a smaller lr than {self.lr}"
-            raise FloatingPointError(f"{error}: {advice}") from None
-        for part in self.clipped(): self.accelerator.clip_grad_norm_(part, 1.0)
+        advice = f"resume from the last checkpoint with a smaller lr than {self.lr}"
+        try: loss = backward(self.accelerator, model, self.step, passes, self.seed)
+        except FloatingPointError as error: raise FloatingPointError(f"{error}: {advice}") from None
+        for part in self.clipped():
+            norm = self.accelerator.clip_grad_norm_(part, 1.0)
+            if norm is not None and not self.accelerator.scaler and not math.isfinite(whole(torch.as_tensor(norm))):
+                raise FloatingPointError(f"the gradient is not finite at step {self.step}: {advice}")
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * self.schedule(self.step, steps)
         self.optimizer.step()

@@ -58,8 +58,7 @@ class Recipe:
     strips: int = 100                       # steps between sample strips; 0: none
     seed: int = 0                           # of everything random
 
-    def __post_init__(self):
-        check_recipe(self)
+    def __post_init__(self): check_recipe(self)
 
 # %% ../../nbs/training/recipe.ipynb #5d2d49bf
 def check_recipe(
@@ -73,14 +72,15 @@ def check_recipe(
         f"steps must be two numbers, of stage 1 and stage 2, got {r.steps}: write steps=300,600":
             len(r.steps) != 2 or min(r.steps) < 0,
         f"warmup must be from 0 to frames - 1 = {r.frames - 1}, got {r.warmup}": not 0 <= r.warmup < r.frames,
-        f"batch {r.batch} is no multiple of per_pass {r.per_pass}: change one of them":
-            r.per_pass < 1 or r.batch % r.per_pass,
+        f"batch {r.batch} is no multiple of per_pass {r.per_pass}": r.per_pass < 1 or r.batch % r.per_pass,
+        f"lr must be above 0, got {r.lr}": not 0 < r.lr < float("inf"),
+        "batch, size and frames must be at least 1, and every, strips and seed at least 0":
+            min(r.batch, r.size, r.frames) < 1 or not min(r.every, r.strips, r.seed) >= 0,
         f"max_timestep must be in 1..1000, got {r.max_timestep}": not 1 <= r.max_timestep <= 1000,
         f"motion {r.motion!r} does not fit the embedded model: leave it out, or write motion=fresh":
             r.weights == "tiny" and r.motion not in (None, "fresh"),
     }
-    for fault, found in faults.items():
-        if found: raise ValueError(fault)
+    if found := [fault for fault, there in faults.items() if there]: raise ValueError(found[0])
 
 # %% ../../nbs/training/recipe.ipynb #fcc6886c
 TINY_RECIPE = dict(size=128, steps=(300, 600), lr=3e-4, batch=8, per_pass=4, max_timestep=300, average=True,
@@ -96,14 +96,16 @@ def convert(
     value,      # as YAML or the command line gives it
 ):              # of the field's type
     "A value for a recipe; one of another type raises `ValueError`."
+    def whole(number):
+        if float(number) % 1: raise ValueError(f"{name} must be a whole number, got {number!r}")
+        return int(float(number))
     default = getattr(Recipe, name)
-    if isinstance(default, tuple):
-        return tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
+    if isinstance(default, tuple): return tuple(map(whole, value.split(",") if isinstance(value, str) else value))
     if isinstance(default, bool) != isinstance(value, bool):
         wanted = "true or false" if isinstance(default, bool) else "a number or a text"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    number = isinstance(default, (int, float)) and not isinstance(default, bool)
-    return type(default)(value) if number else value
+    if isinstance(default, (bool, str)) or default is None: return value
+    return whole(value) if isinstance(default, int) else float(value)
 
 # %% ../../nbs/training/recipe.ipynb #833d9c50
 def change(
@@ -128,8 +130,8 @@ def read_recipe(
     words=(),          # `KEY=VALUE` each, as on the command line
 ) -> Recipe:           # checked
     "A recipe by name or file, with the changes of `words`."
-    wrong = [word for word in words if "=" not in word]
-    if wrong: raise ValueError(f"{wrong[0]!r} is no setting: write KEY=VALUE, as in lr=1e-4")
+    if wrong := [word for word in words if "=" not in word]:
+        raise ValueError(f"{wrong[0]!r} is no setting: write KEY=VALUE, as in lr=1e-4")
     recipe = NAMED[str(name)] if str(name) in NAMED else recipe_file(Path(name))
     return change(recipe, {key: read_yaml(value, word) for word in words for key, value in [word.split("=", 1)]})
 
@@ -142,7 +144,9 @@ def recipe_file(
         raise ValueError(f"there is no recipe {path}: write {', '.join(NAMED)} or the name of a YAML file")
     found = read_yaml(read_text(path), path) or {}
     if not isinstance(found, dict): raise ValueError(f"{path} is no recipe: write lines such as `lr: 1e-4`")
-    return change(read_recipe(found.pop("base", "sd15")), found)
+    base = found.pop("base", "sd15")
+    if Path(base) == path: raise ValueError(f"{path} names itself as its base")
+    return change(read_recipe(base), found)
 
 
 def read_yaml(
@@ -150,8 +154,7 @@ def read_yaml(
     what,       # file or argument it is from
 ):              # a number, a text, a dict, ...
     "The value; `ValueError` names the place of the error."
-    try:
-        return yaml.safe_load(text)
+    try: return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark and mark.line else ""
@@ -169,8 +172,7 @@ def open_part(
     if (folder / "index.json").exists(): return ShardClips(folder, recipe.seed)
     kind = PhotoClips if folder.is_dir() and any(folder.glob("*.npy")) else VideoClips
     if kind is VideoClips and folder.is_dir() and not find_films(folder):
-        pictures = sum(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
-        if pictures:
+        if pictures := sum(path.suffix.lower() in PICTURES for path in folder.rglob("*")):
             raise ValueError(f"{folder} holds {pictures} pictures and no film: make a film of them, or paint them with "
                              "data.pictures.pair_photographs and give the folder of its .npy files")
     return kind(folder, recipe.frames, recipe.size, recipe.seed)
@@ -246,8 +248,7 @@ def random_parts(
     from transformers import CLIPTextConfig, CLIPTextModel
     small = load_models("tiny", "cpu", torch.float32, graphs=False)
     words = CLIPTextConfig(**{**small["text_encoder"].config.to_dict(), "hidden_size": 768, "intermediate_size": 768})
-    with torch.device("meta"):
-        unet, vae = StreamUNet(**FULL), AutoencoderTiny()
+    with torch.device("meta"): unet, vae = StreamUNet(**FULL), AutoencoderTiny()
     text = CLIPTextModel(words).eval().requires_grad_(False)
     scheduler = type(small["scheduler"]).from_config(small["scheduler"].config, prediction_type="epsilon")
     frozen = dict(vae=fill_random(vae, seed).eval().requires_grad_(False), text_encoder=text)
@@ -266,5 +267,4 @@ def unet_shape(
         config, factor = dict(parts["unet"].config), vae_factor(*parts["vae"][:2])
     old = config.get("motion_levels") or (False,)
     keeps = recipe.motion is None and any(old)
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
-    return own | dict(motion_levels=old if keeps else None), factor
+    return {k: v for k, v in config.items() if k[0] != "_"} | dict(motion_levels=old if keeps else None), factor

@@ -130,7 +130,7 @@ def read_video(
     path, # a video file, or an address
 ):
     "Generator of a video's frames in the decoder's format; damage gives one warning with the count."
-    given = bad = packets = 0
+    given = bad = packets = ticks = 0
     with open_film(path) as container:
         track = picture_track(container, path)
         film = Film(track, path)
@@ -141,11 +141,12 @@ def read_video(
                 try: frames = film.decode(packet)
                 except av.FFmpegError: frames, bad = [], bad + 1
                 given, packets = given + len(frames), packets + (packet.size > 0 and not packet.is_discard)
+                if container.format.name == "avi" and packet.dts is not None: ticks = packet.dts + 1  # as its header
                 for frame in frames:
                     if guessed: frame.pts = None
                     yield frame
         except av.FFmpegError: bad += 1 # the file or the connection ends here
-    if bad or packets < promised:
+    if bad or max(packets, ticks) < promised:
         of = f" of {promised}" if promised else ""
         warnings.warn(f"{path} is cut off or damaged: {given}{of} frames could be decoded; the rest is left out")
 
