@@ -12,7 +12,7 @@ NOTEBOOK := nbs/tutorials/live.ipynb
 GPU := out/gpu-folder
 GPU_WHEELS := diffusers lazy-loader einops importlib-metadata zipp
 
-.PHONY: help demo live test check-export check-notebooks check-pytest prepare readme film docs docs-quarto bench \
+.PHONY: help demo live test check-export check-notebooks check-timed check-pytest prepare readme film docs docs-quarto bench \
   gpu-folder weights-folder weights clean
 .DEFAULT_GOAL := help
 
@@ -66,7 +66,7 @@ TIMED := $(patsubst %,tests/test_%.py,live live_browser live_elsewhere live_outl
 PYTEST := python -m pytest -rs --durations=15 -o tmp_path_retention_policy=failed
 
 test: $(VENV)/.dev
-	@$(MAKE) --no-print-directory --keep-going check-export check-notebooks check-pytest
+	@$(MAKE) --no-print-directory --keep-going check-export check-notebooks check-timed check-pytest
 
 check-export: $(VENV)/.dev
 	@echo "== exports, clean notebooks, README"
@@ -76,9 +76,11 @@ check-notebooks: $(VENV)/.dev
 	@echo "== notebooks"
 	@$(SCRATCH) && nbdev_test --n_workers 2 --do_print --timing
 
-check-pytest: $(VENV)/.dev
+check-timed: $(VENV)/.dev
 	@echo "== pytest, tests that wait for pictures against the clock"
 	@$(SCRATCH) && $(PYTEST) $(TIMED)
+
+check-pytest: $(VENV)/.dev
 	@echo "== pytest, all others"
 	@$(SCRATCH) && $(PYTEST) tests $(TIMED:%=--ignore=%) -n 3 --dist loadfile --no-loadscope-reorder
 
