@@ -12,8 +12,8 @@ NOTEBOOK := nbs/tutorials/live.ipynb
 GPU := out/gpu-folder
 GPU_WHEELS := diffusers lazy-loader einops importlib-metadata zipp
 
-.PHONY: help demo live test check-export check-notebooks check-timed check-pytest prepare readme film docs docs-quarto bench \
-  gpu-folder weights-folder weights clean
+.PHONY: help demo live test check-export check-notebooks check-timed check-pytest prepare readme film docs \
+  docs-quarto bench gpu-folder weights-folder weights clean
 .DEFAULT_GOAL := help
 
 help:

@@ -184,7 +184,9 @@ class Replica:
             await socket.send_bytes(pack({"kind": "full", "text": text}))
             return await socket.close(1013, text)
         out, loop = asyncio.Queue(), asyncio.get_running_loop()
-        connection = Connection(self.pipe, lambda data: loop.call_soon_threadsafe(out.put_nowait, data))
+        def send(data):
+            if not loop.is_closed(): loop.call_soon_threadsafe(out.put_nowait, data)     # it is, once the server ends
+        connection = Connection(self.pipe, send)
         self.connections.add(connection)
         out.put_nowait(pack({"kind": "welcome", **self.status()}))
         writer = loop.create_task(write_all(socket, out))

@@ -62,7 +62,9 @@ class Line:
         buffers: list = (),  # of bytes
     ):
         "Send a message; it is lost if the connection is."
-        try: self.socket.send_binary(pack({"page": "", **content}, buffers))
+        try:
+            self.socket.settimeout(10)                     # `receive` has set a shorter one
+            self.socket.send_binary(pack({"page": "", **content}, buffers))
         except self.lost: self.renew()
 
     def receive(
@@ -75,7 +77,6 @@ class Line:
             if data := self.socket.recv(): return data
         except self.late: return None
         except self.lost: pass
-        finally: self.socket.settimeout(10)                # sending may take longer, on a slow line
         self.renew()
         return b""
 

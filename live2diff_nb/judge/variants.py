@@ -200,6 +200,10 @@ def without_cache(
         began = time.perf_counter()
         gaps.append((window_anew(other, latents[:n], depth[:n]) - cached[n - 1]).abs().max())
         times.append(time.perf_counter() - began)
-    most = cached.abs().max()
+    for _ in range(2):                                                       # the dearest window, three times in all
+        began = time.perf_counter()
+        window_anew(other, latents[: engine.window], depth[: engine.window])
+        times.append(time.perf_counter() - began)
+    anew, most = median(times[-3:]), cached.abs().max()
     return dict(window_gap=float(max(gaps) / most), rebuilt_gap=float((rebuilt - cached).abs().max() / most),
-                cached=median(seconds), anew=times[-1], ratio=times[-1] / median(seconds))
+                cached=median(seconds), anew=anew, ratio=anew / median(seconds))
