@@ -39,6 +39,7 @@ def server():
     ray = pytest.importorskip("ray", reason="no Ray: pip install -e .[serve]")
     from ray import serve
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for check in ("READY", "HEALTH"): os.environ[f"RAY_SERVE_PROXY_{check}_CHECK_TIMEOUT_S"] = "60"     # cores are busy
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
