@@ -220,11 +220,12 @@ class Worker:
             self.thread.join(60)
 
     def _run(self):
-        while not self.ended.is_set():
-            if (ticket := self.frames.take(0.2)) is not None:
-                self._translate(ticket)
-        self.translator = None
-        self.after()
+        try:
+            while not self.ended.is_set():
+                if (ticket := self.frames.take(0.2)) is not None: self._translate(ticket)
+        finally:
+            self.translator = None
+            self.after()
 
     def _translate(self, ticket: Ticket):
         began = time.perf_counter()
